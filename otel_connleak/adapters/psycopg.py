@@ -1,0 +1,218 @@
+"""psycopg 3: direct connections, and the driver calls of all its connections, pooled ones too (L2).
+
+Every driver call of psycopg passes through ``Connection.wait`` (``AsyncConnection.wait``), and every
+statement through ``BaseCursor._start_query``; two small hooks see them all, also those of server-side
+cursors, ``stream()``, ``copy()``, pipelines, commit and rollback.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, Final
+
+from otel_connleak.config import Settings
+from otel_connleak.drivers.psycopg import DRIVER, STATUS
+from otel_connleak.guard import failed
+from otel_connleak.hold import Hold, Tracked
+from otel_connleak.nesting import connects_for_a_pool, inside
+from otel_connleak.patching import Patches
+from otel_connleak.registry import Registry
+
+_SOURCE: Final = "psycopg"
+
+
+class PsycopgAdapter:
+    """Hooks connect and close of both connection classes, their driver calls, and the finalizer."""
+
+    module = "psycopg"
+
+    def __init__(self) -> None:
+        self._patches = Patches()
+
+    def install(self, registry: Registry, settings: Settings) -> None:
+        """Hook psycopg. Raises `AttributeError` if it has changed."""
+        import psycopg
+        from psycopg._cursor_base import BaseCursor
+
+        self._registry = registry
+        replace = self._patches.replace
+        replace(psycopg.Connection, "connect", self._connect)
+        replace(psycopg.Connection, "close", self._close)
+        replace(psycopg.Connection, "wait", self._wait)
+        replace(psycopg.AsyncConnection, "connect", self._async_connect)
+        replace(psycopg.AsyncConnection, "close", self._async_close)
+        replace(psycopg.AsyncConnection, "wait", self._async_wait)
+        replace(psycopg.BaseConnection, "__del__", self._finalize)
+        # The module's ``connect`` is an alias that was bound before the method was replaced.
+        replace(psycopg, "connect", lambda _: psycopg.Connection.connect)
+        if settings.statements != "off":
+            replace(BaseCursor, "_start_query", self._start_query)
+
+    def uninstall(self) -> None:
+        """Give back the identical functions."""
+        self._patches.undo()
+
+    def _track(self, connection: Any) -> Tracked:
+        return self._registry.track(connection, DRIVER.facts(connection), DRIVER.transaction, None)
+
+    def _connect(self, original: Any) -> Any:
+        patches, acquire, track = self._patches, self._registry.acquire, self._track
+        bind = original.__get__
+
+        @functools.wraps(original.__func__)
+        def connect(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            # Bound anew for each class: another instrumentation's wrapper may stand here.
+            connection = bind(None, cls)(*args, **kwargs)
+            if patches.active and not inside.get():
+                try:
+                    frame = sys._getframe(1)
+                    if not connects_for_a_pool(frame):
+                        acquire(_SOURCE, connection, frame, track)
+                except Exception:
+                    failed("psycopg connect")
+            return connection
+
+        return classmethod(connect)
+
+    def _async_connect(self, original: Any) -> Any:
+        patches, acquire, track = self._patches, self._registry.acquire, self._track
+        bind = original.__get__
+
+        @functools.wraps(original.__func__)
+        async def connect(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            connection = await bind(None, cls)(*args, **kwargs)
+            if patches.active and not inside.get():
+                try:
+                    frame = sys._getframe(1)
+                    if not connects_for_a_pool(frame):
+                        acquire(_SOURCE, connection, frame, track)
+                except Exception:
+                    failed("psycopg connect")
+            return connection
+
+        return classmethod(connect)
+
+    def _releasing(self, connection: Any) -> Hold | None:
+        try:
+            return self._registry.release(_SOURCE, connection) if self._patches.active else None
+        except Exception:
+            failed("psycopg close")
+            return None
+
+    def _released(self, hold: Hold | None) -> None:
+        if hold is not None:
+            try:
+                self._registry.released(hold)
+            except Exception:
+                failed("psycopg close")
+
+    def _close(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def close(connection: Any) -> Any:
+            hold = self._releasing(connection)
+            try:
+                return original(connection)
+            finally:
+                self._released(hold)
+
+        return close
+
+    def _async_close(self, original: Any) -> Any:
+        @functools.wraps(original)
+        async def close(connection: Any) -> Any:
+            hold = self._releasing(connection)
+            try:
+                return await original(connection)
+            finally:
+                self._released(hold)
+
+        return close
+
+    def _calling(self, connection: Any) -> tuple[Hold | None, float]:
+        """A driver call begins: the hold it belongs to, and when it began."""
+        try:
+            registry = self._registry
+            hold = registry.hold_of(connection)
+            if hold is None:
+                return None, 0.0
+            started = hold.busy_since = registry.clock()
+        except Exception:
+            failed("psycopg wait")
+            return None, 0.0
+        return hold, started
+
+    def _called(self, connection: Any, hold: Hold, started: float) -> None:
+        try:
+            self._registry.call_ended(hold, started)
+            hold.transaction = STATUS[connection.pgconn.transaction_status]
+        except Exception:
+            failed("psycopg wait")
+
+    def _wait(self, original: Any) -> Any:
+        patches, calling, called = self._patches, self._calling, self._called
+
+        @functools.wraps(original)
+        def wait(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            if not patches.active:
+                return original(connection, *args, **kwargs)
+            hold, started = calling(connection)
+            if hold is None:
+                return original(connection, *args, **kwargs)
+            try:
+                return original(connection, *args, **kwargs)
+            finally:
+                called(connection, hold, started)
+
+        return wait
+
+    def _async_wait(self, original: Any) -> Any:
+        patches, calling, called = self._patches, self._calling, self._called
+
+        @functools.wraps(original)
+        async def wait(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            if not patches.active:
+                return await original(connection, *args, **kwargs)
+            hold, started = calling(connection)
+            if hold is None:
+                return await original(connection, *args, **kwargs)
+            try:
+                return await original(connection, *args, **kwargs)
+            finally:
+                called(connection, hold, started)
+
+        return wait
+
+    def _start_query(self, original: Any) -> Any:
+        patches = self._patches
+
+        @functools.wraps(original)
+        def _start_query(cursor: Any, query: Any = None) -> Any:
+            if query is not None and patches.active:
+                try:
+                    hold = self._registry.hold_of(cursor._conn)
+                    if hold is not None:
+                        hold.statement = query
+                except Exception:
+                    failed("psycopg statement")
+            return original(cursor, query)
+
+        return _start_query
+
+    def _finalize(self, original: Any) -> Any:
+        patches = self._patches
+
+        @functools.wraps(original)
+        def finalize(connection: Any) -> None:
+            # Broken or closed below us, and then dropped: psycopg gives no warning then, and neither do we.
+            if patches.active:
+                try:
+                    if connection.closed:
+                        tracked = self._registry.closing(connection)
+                        if tracked is not None:
+                            tracked.closed = True
+                except Exception:
+                    failed("psycopg __del__")
+            original(connection)
+
+        return finalize

@@ -1,0 +1,95 @@
+"""What a program may ask the running instrumentation (L5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from otel_connleak.claim import Leak
+from otel_connleak.instrumentor import engine
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHold:
+    """One connection that is held now. Times in seconds."""
+
+    function: str
+    file: str
+    line: int
+    pool: str | None
+    server_pid: int | None
+    thread: str
+    use_time: float
+    idle_time: float
+    statements: int
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionStats:
+    """What one function did with one pool since the start. Counts; times in seconds.
+
+    Attributes:
+        function: ``module.Class.function``.
+        pool: the pool's name, or None for direct connections.
+        acquired: connections acquired.
+        released: of which given back.
+        lost: of which nobody can give back any more.
+        open: of which held now.
+        leaked: reported as leaks.
+        recovered: of which released after all.
+        longest: the longest hold that has ended.
+        use_time: the sum over all holds that were released.
+    """
+
+    function: str
+    pool: str | None
+    acquired: int
+    released: int
+    lost: int
+    open: int
+    leaked: int
+    recovered: int
+    longest: float
+    use_time: float
+
+
+def open_holds() -> list[OpenHold]:
+    """Who holds what now, oldest first; empty while nothing is instrumented. Any thread."""
+    running = engine()
+    if running is None:
+        return []
+    now = running.registry.clock()
+    return [
+        OpenHold(
+            function=hold.site.function,
+            file=hold.site.file,
+            line=hold.site.line,
+            pool=hold.pool.name if hold.pool is not None else None,
+            server_pid=hold.tracked.facts.server_pid,
+            thread=hold.thread.name,
+            use_time=hold.use_time(now),
+            idle_time=hold.idle_time(now),
+            statements=hold.calls,
+        )
+        for hold in running.registry.holds()
+    ]
+
+
+def leaks() -> list[Leak]:
+    """The leaks that this process has reported, oldest first, the last thousand. Any thread."""
+    running = engine()
+    return running.leaks.reported() if running is not None else []
+
+
+def function_stats() -> list[FunctionStats]:
+    """What each function did with each pool, by name. Any thread."""
+    running = engine()
+    if running is None:
+        return []
+    names = tuple(FunctionStats.__slots__)
+    stats = [
+        FunctionStats(**{name: getattr(totals, name) for name in names})
+        for totals in running.registry.totals.all()
+        # A helper that only ever acquired for its callers has nothing of its own.
+        if totals.acquired or totals.leaked
+    ]
+    return sorted(stats, key=lambda entry: (entry.function, entry.pool or ""))

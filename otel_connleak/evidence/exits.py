@@ -1,0 +1,233 @@
+"""``function_exited``: the owner's activation returned or raised without releasing or handing on (L2).
+
+From `sys.monitoring` (PEP 669). ``PY_RETURN`` and ``PY_YIELD`` are local events, switched on only for code
+that has acquired something. CPython refuses ``PY_UNWIND`` as a local event before 3.15, so there is one
+global callback for it, which costs one dictionary look-up for each frame that an exception leaves. A code
+object is not an activation (recursion, threads), so activations are known by the identity of their frame
+object and their code; the frame object of an activation stays the same from the moment it was first looked at
+to its end.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from contextvars import copy_context
+from types import CodeType, FrameType
+from typing import Any, Final
+
+from otel_connleak.callsite import CallSites
+from otel_connleak.evidence import Note
+from otel_connleak.guard import failed
+from otel_connleak.hold import Evidence, Hold
+from otel_connleak.libraries import ACQUIRES_FOR_CALLER
+from otel_connleak.names import INSTRUMENTATION
+from otel_connleak.reach import carries, local_values
+from otel_connleak.registry import Registry
+
+# 0, 1 and 2 are reserved for debuggers, coverage and profilers, whose start would fail if we sat there.
+_TOOL_IDS: Final = (4, 3, 5)
+_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_get_ident: Final = threading.get_ident
+_WRAPPED_YIELD: Final = "async_generator_wrapped_value"
+
+type _Owned = Hold | dict[int, Hold]
+"""What an activation owns: nearly always one hold, else several by their number."""
+
+
+class Exits:
+    """Watches the activations that own holds. `install` and `uninstall` are exact inverses and idempotent."""
+
+    def __init__(self, registry: Registry, callsites: CallSites, note: Note) -> None:
+        self._registry = registry
+        self._callsites = callsites
+        self._note = note
+        self._owners: dict[int, _Owned] = {}
+        self._codes: dict[int, weakref.ref[CodeType]] = {}
+        self._tool: int | None = None
+        self._unwinding = False
+
+    def install(self) -> str | None:
+        """Take a free tool id. Returns None, or the reason why this evidence stays off."""
+        if self._tool is not None:
+            return None
+        monitoring = sys.monitoring
+        for tool in _TOOL_IDS:
+            try:
+                monitoring.use_tool_id(tool, INSTRUMENTATION)
+            except ValueError:
+                continue
+            self._tool = tool
+            events = monitoring.events
+            monitoring.register_callback(tool, events.PY_RETURN, self._callback(self._returned))
+            monitoring.register_callback(tool, events.PY_YIELD, self._callback(self._yielded))
+            monitoring.register_callback(tool, events.PY_UNWIND, self._callback(self._raised))
+            return None
+        taken = ", ".join(str(monitoring.get_tool(tool)) for tool in _TOOL_IDS)
+        return f"all free tool ids of sys.monitoring are taken ({taken})"
+
+    def uninstall(self) -> None:
+        """Give the tool id back, with all events off."""
+        tool, self._tool = self._tool, None
+        if tool is None:
+            return
+        monitoring = sys.monitoring
+        monitoring.set_events(tool, monitoring.events.NO_EVENTS)
+        for reference in self._codes.values():
+            code = reference()
+            if code is not None:
+                monitoring.set_local_events(tool, code, monitoring.events.NO_EVENTS)
+        for event in (monitoring.events.PY_RETURN, monitoring.events.PY_YIELD, monitoring.events.PY_UNWIND):
+            monitoring.register_callback(tool, event, None)
+        monitoring.free_tool_id(tool)
+        self._codes.clear()
+        self._owners.clear()
+        self._unwinding = False
+
+    def acquired(self, hold: Hold) -> None:
+        """A hold was opened: its owner's exit counts from now on."""
+        if hold.owner and self._tool is not None:
+            if not hold.site.watched and hold.code is not None:
+                self._watch(hold.code)
+                hold.site.watched = True
+            if hold.owner in self._owners:
+                self._own(hold)
+            else:
+                self._owners[hold.owner] = hold
+
+    def released(self, hold: Hold) -> None:
+        """A hold ended."""
+        owned = self._owners.get(hold.owner)
+        if owned is hold and hold.thread.ident == _get_ident():
+            self._owners.pop(hold.owner, None)
+        elif owned is not None:
+            self._disown(hold)
+
+    def clear(self) -> None:
+        """Forget all owners, in a forked child."""
+        self._owners.clear()
+
+    def _own(self, hold: Hold) -> None:
+        owned = self._owners.get(hold.owner)
+        # What an activation left behind that ended without an event (a dropped generator) is of another code.
+        if owned is None or (isinstance(owned, Hold) and not (owned.is_open and owned.code is hold.code)):
+            self._owners[hold.owner] = hold
+        elif isinstance(owned, Hold):
+            self._owners[hold.owner] = {owned.number: owned, hold.number: hold}
+        else:
+            owned[hold.number] = hold
+
+    def _disown(self, hold: Hold) -> None:
+        """Only the owner's thread takes out an entry: another could take out what was put there meanwhile."""
+        owned = self._owners.get(hold.owner)
+        if isinstance(owned, dict):
+            owned.pop(hold.number, None)
+        elif owned is not hold:
+            return
+        if (owned is hold or not owned) and hold.thread.ident == _get_ident():
+            self._owners.pop(hold.owner, None)
+
+    def _watch(self, code: CodeType) -> None:
+        tool = self._tool
+        if tool is None:
+            return
+        monitoring = sys.monitoring
+        events = monitoring.events.PY_RETURN
+        if code.co_flags & _GENERATOR:
+            events |= monitoring.events.PY_YIELD
+        monitoring.set_local_events(tool, code, events)
+        self._codes[id(code)] = weakref.ref(code)
+        if not self._unwinding:
+            self._unwinding = True
+            monitoring.set_events(tool, monitoring.events.PY_UNWIND)
+
+    def _callback(self, handle: Callable[[FrameType, Any], None]) -> Callable[[CodeType, int, Any], None]:
+        """The callback for an event. It must return None: ``DISABLE`` would silence every activation."""
+        owners = self._owners
+        get_frame = sys._getframe
+
+        def on_event(_code: CodeType, _offset: int, value: Any) -> None:
+            if id(get_frame(1)) in owners:
+                try:
+                    handle(get_frame(1), value)
+                except Exception:
+                    failed(f"sys.monitoring {handle.__name__}")
+
+        return on_event
+
+    def _returned(self, frame: FrameType, value: Any) -> None:
+        for hold in self._leave(frame):
+            self._hand_on(hold, frame, value)
+
+    def _raised(self, frame: FrameType, _error: BaseException) -> None:
+        # What the exception carries (its traceback) nobody will release.
+        for hold in self._leave(frame):
+            self._hand_on(hold, frame, None)
+
+    def _yielded(self, frame: FrameType, value: Any) -> None:
+        """A generator that owns a hold hands it to whoever iterates; it may still release it itself."""
+        if frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR and type(value).__name__ != _WRAPPED_YIELD:
+            return  # an await inside of it
+        for hold in _open(self._owners.get(id(frame)), frame):
+            if carries(value, hold.tracked.key):
+                consumer = self._callsites.next_owner(frame.f_back)
+                if consumer is not None:
+                    self._give(hold, consumer, blame=True)
+
+    def _leave(self, frame: FrameType) -> list[Hold]:
+        """The open holds of an activation that ends, which owns nothing afterwards."""
+        return _open(self._owners.pop(id(frame), None), frame)
+
+    def _hand_on(self, hold: Hold, frame: FrameType, value: Any) -> None:
+        """The owner's activation ends: to whom does the hold go?"""
+        target = hold.tracked.key
+        returned = carries(value, target)
+        if returned or _kept_on_argument(frame, target) or _kept_in_context(target):
+            caller = self._callsites.next_owner(frame.f_back)
+            if caller is not None:
+                # Also what a helper of ``__enter__`` or ``__init__`` keeps on ``self`` is acquired for the
+                # caller.
+                helper = frame.f_code.co_name in ACQUIRES_FOR_CALLER
+                self._give(hold, caller, blame=returned or helper)
+            else:
+                # A framework has it now. Its thread, task or trace will tell.
+                self._registry.move(hold, (hold.site, 0, None, hold.stack), blame=False)
+            return
+        self._note(hold, Evidence.FUNCTION_EXITED, self._registry.clock())
+
+    def _give(self, hold: Hold, owner: FrameType, *, blame: bool) -> None:
+        origin = self._callsites.origin_at(owner)
+        self._disown(hold)
+        self._registry.move(hold, origin, blame=blame)
+        if not origin[0].watched:
+            self._watch(owner.f_code)
+            origin[0].watched = True
+        self._own(hold)
+
+
+def _open(owned: _Owned | None, frame: FrameType) -> list[Hold]:
+    """What an activation owns that is open, and its own: its frame's identity may have been another one's."""
+    holds = list(owned.values()) if isinstance(owned, dict) else [owned] if owned is not None else []
+    return [hold for hold in holds if hold.is_open and hold.code is frame.f_code]
+
+
+def _kept_in_context(target: int) -> bool:
+    """Whether the connection is kept in a context variable: whoever goes on in this context can release it.
+
+    It is asked here, in the application's thread: the context of another thread cannot be seen.
+    """
+    return carries(list(copy_context().values()), target)
+
+
+def _kept_on_argument(frame: FrameType, target: int) -> bool:
+    """Whether the connection is kept on an argument of the function: on ``self``, in a list it was given."""
+    code = frame.f_code
+    count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    count += bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    arguments = set(code.co_varnames[:count])
+    if not arguments:
+        return False
+    return any(carries(value, target) for value in local_values(frame, arguments))

@@ -1,0 +1,44 @@
+"""Which modules are never the owner of a hold: drivers, pools, ORMs, frameworks, instrumentation (L0).
+
+Decided by module name, never by path: applications are often installed into site-packages themselves.
+"""
+
+from typing import Final
+
+INFRASTRUCTURE: Final = frozenset(
+    # ours, and what wraps a driver
+    "otel_connleak opentelemetry wrapt ddtrace sentry_sdk newrelic elasticapm logfire pyinstrument "
+    # drivers and pools
+    "psycopg psycopg_c psycopg_binary psycopg_pool psycopg2 asyncpg aiopg sqlite3 aiosqlite pymysql aiomysql "
+    "MySQLdb mysql mariadb oracledb cx_Oracle pyodbc pymssql dbutils DBUtils asyncmy aioodbc "
+    # what only passes a call on
+    "greenlet gevent eventlet uvloop anyio sniffio trio outcome tenacity "
+    "_pytest pytest pluggy pytest_asyncio coverage".split()
+)
+"""Modules that are skipped always: there is no repository function in them."""
+
+FRAMEWORKS: Final = frozenset(
+    # object-relational mappers
+    "sqlalchemy sqlmodel django peewee playhouse tortoise pony ormar piccolo gino alembic "
+    "flask_sqlalchemy django_filters rest_framework "
+    # web frameworks and servers
+    "flask werkzeug starlette fastapi uvicorn hypercorn gunicorn waitress cheroot bottle falcon sanic quart "
+    "tornado aiohttp pyramid litestar blacksheep robyn granian meinheld uwsgi connexion strawberry ariadne "
+    "graphene grpc grpclib a2wsgi asgiref "
+    # workers and schedulers
+    "celery kombu billiard vine rq dramatiq huey arq taskiq apscheduler faust "
+    # dependency injection and validation
+    "dependency_injector injector pydantic pydantic_core click typer".split()
+)
+"""Modules that are skipped too, but rather than name nobody a report names the nearest function in them."""
+
+CONNECTION_KEEPERS: Final = frozenset(
+    "psycopg_pool sqlalchemy django peewee playhouse dbutils DBUtils tortoise piccolo ormar pony".split()
+)
+"""Libraries that connect on their own account and keep the connection: the application does not hold it."""
+
+EVENT_LOOPS: Final = frozenset({"asyncio.events", "asyncio.base_events", "asyncio.runners", "uvloop"})
+"""Where the frames of a task end: what is further up belongs to whoever runs the loop, not to the task."""
+
+ACQUIRES_FOR_CALLER: Final = frozenset({"__enter__", "__aenter__", "__init__", "__new__", "__await__"})
+"""Methods whose caller is the owner: it wrote the ``with``, or made the object that keeps the connection."""

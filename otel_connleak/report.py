@@ -1,0 +1,162 @@
+"""A leak as text for people and as a dictionary for programs (L2).
+
+The wording follows three rules: complete on its own; say only what was observed; name one next step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from otel_connleak.claim import Leak
+from otel_connleak.hold import Hold, Transaction
+from otel_connleak.names import INSTRUMENTATION
+
+_logger = logging.getLogger(INSTRUMENTATION)
+
+_DIRECT_HINT = "use `with` or `try … finally: connection.close()` so that it is closed on every path"
+
+
+def short_path(path: str) -> str:
+    """A file's path as short as it stays clear: relative to the working directory or to an import folder."""
+    try:
+        folders = {os.getcwd(), *(os.path.abspath(folder) for folder in sys.path if folder)}
+    except (OSError, TypeError):
+        return path  # the working directory was removed, or something odd is on the import path
+    for folder in sorted(folders, key=len, reverse=True):
+        if path.startswith(folder.rstrip(os.sep) + os.sep):
+            return path[len(folder.rstrip(os.sep)) + 1 :]
+    return path
+
+
+def leak_text(leak: Leak) -> str:
+    """The report of a leak, several lines without a line break at the end."""
+    evidence = ", ".join(leak.evidence)
+    lines = [
+        (
+            f"{leak.kind} leak ({leak.certainty}, {evidence}) [{leak.fingerprint}]: "
+            f"{leak.function}  {short_path(leak.file)}:{leak.line}"
+        ),
+        "  " + " · ".join(_facts(leak)),
+    ]
+    if leak.statement is not None and leak.last_call_age is not None:
+        lines.append(f"  last statement {_seconds(leak.last_call_age)} ago: {leak.statement}")
+    if leak.frames:
+        lines.append("  acquired at  " + _path(leak))
+    lines.append(f"  hint: {leak.hint or _DIRECT_HINT}")
+    repeats = f"repeats of [{leak.fingerprint}] are counted, not logged"
+    if leak.occurrence > 1:
+        since = time.strftime("%H:%M:%S", time.localtime(leak.since))
+        lines.append(f"  seen {leak.occurrence} times since {since}; further {repeats}")
+    else:
+        lines.append(f"  further {repeats}")
+    return "\n".join(lines)
+
+
+def recovered_text(leak: Leak) -> str:
+    """One line that withdraws the claim of a reported leak whose connection was released after all."""
+    held = leak.hold.released - leak.hold.acquired
+    return (
+        f"recovered [{leak.fingerprint}]: {leak.function} gave the {leak.kind} back after {_seconds(held)}, "
+        f"late; not a leak  {short_path(leak.file)}:{leak.line}"
+    )
+
+
+def spared_text(holds: Iterable[Hold]) -> str:
+    """One line on what was still held at exit by code that could have released it."""
+    counts = Counter(hold.site.function for hold in holds)
+    listed = ", ".join(f"{function} ({count})" for function, count in counts.most_common())
+    return f"at exit {counts.total()} still held by code that could release them, no leaks: {listed}"
+
+
+def leak_dict(leak: Leak) -> dict[str, Any]:
+    """A leak as plain values, for programs; times in seconds."""
+    return {
+        "id": leak.id,
+        "fingerprint": leak.fingerprint,
+        "function": leak.function,
+        "file": leak.file,
+        "line": leak.line,
+        "resource": str(leak.kind),
+        "evidence": [str(kind) for kind in leak.evidence],
+        "certainty": str(leak.certainty),
+        "pool": leak.pool,
+        "server_pid": leak.facts.server_pid,
+        "thread": leak.thread,
+        "task": leak.task,
+        "trace": leak.trace,
+        "use_time": leak.use_time,
+        "idle_time": leak.idle_time,
+        "transaction": str(leak.transaction),
+        "statement": leak.statement,
+        "detected": leak.detected,
+        "occurrence": leak.occurrence,
+    }
+
+
+class LeakLog:
+    """Writes the log lines: for the first leak of a fingerprint, the 10th, the 100th, and so on."""
+
+    def leak(self, leak: Leak) -> None:
+        """Log a leak at WARNING, unless it is a repeat."""
+        if _worth_a_line(leak):
+            _logger.warning("%s", leak_text(leak))
+
+    def recovered(self, leak: Leak) -> None:
+        """Log at WARNING that a logged leak was released: whoever saw the claim sees it withdrawn."""
+        if _worth_a_line(leak):
+            _logger.warning("%s", recovered_text(leak))
+
+    def spared(self, holds: list[Hold]) -> None:
+        """Log at INFO what was still held at exit and is no leak."""
+        if holds:
+            _logger.info("%s", spared_text(holds))
+
+
+def _worth_a_line(leak: Leak) -> bool:
+    return str(leak.occurrence).rstrip("0") == "1"
+
+
+def _facts(leak: Leak) -> Iterable[str]:
+    yield f"held {_seconds(leak.use_time)}, idle {_seconds(leak.idle_time)}"
+    if leak.transaction in (Transaction.OPEN, Transaction.ABORTED):
+        yield "transaction open" + (", aborted" if leak.transaction is Transaction.ABORTED else "")
+    elif leak.transaction is Transaction.ACTIVE:
+        yield "a statement is running"
+    if leak.figures is not None:
+        figures = leak.figures
+        maximum = f"/{figures.maximum}" if figures.maximum else ""
+        waiting = f", {figures.waiting} waiting" if figures.waiting else ""
+        yield f'pool "{leak.pool}" {figures.used}{maximum} used{waiting}'
+    elif leak.facts.namespace:
+        yield f'direct connection to database "{leak.facts.namespace}"'
+    if leak.facts.server_pid is not None:
+        yield f"server pid {leak.facts.server_pid}"
+    if leak.task is not None:
+        yield f"task {leak.task}"
+    elif leak.thread != "MainThread":
+        yield f"thread {leak.thread}"
+    if leak.trace is not None:
+        yield f"trace {leak.trace}"
+
+
+def _path(leak: Leak) -> str:
+    frames = [f"{short_path(frame.file)}:{frame.line} {_name(frame.function)}" for frame in leak.frames]
+    return " ← ".join(frames)
+
+
+def _name(function: str) -> str:
+    return function.rpartition(".")[2]
+
+
+def _seconds(seconds: float) -> str:
+    if seconds >= 10_000:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms"

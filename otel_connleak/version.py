@@ -1,0 +1,3 @@
+"""The version of the package (L0)."""
+
+__version__ = "0.1.0"
