@@ -1,0 +1,1 @@
+"""What the instrumentation costs, as ratios to one recorded span: ``python -m bench``."""

@@ -1,0 +1,119 @@
+"""Measures, prints a table, and fails when a limit is exceeded: ``python -m bench [--json]``."""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.postgres import embedded_postgres
+
+MEASURED = "getconn/putconn"
+"""The cycle that the limits are about."""
+DEADLINE = 120.0
+"""Seconds for one configuration; it takes about ten."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration: its name for `bench.worker`, and what its cost may be, in bare recorded spans."""
+
+    configuration: str
+    title: str
+    limit: float
+    goal: float
+
+
+CASES = [
+    Case("recorded", "everything on, recorded", 2.0, 1.25),
+    Case("unsampled", "in an unsampled trace", 0.5, 0.25),
+    Case("no_sdk", "without an SDK", 0.4, 0.2),
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one configuration cost."""
+
+    case: Case
+    ratios: dict[str, float]
+    microseconds: dict[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """What the instrumentation adds to the cycle of the limits, in bare recorded spans."""
+        return self.ratios[MEASURED]
+
+    @property
+    def verdict(self) -> str:
+        """One word for people, or a few."""
+        if self.ratio > self.case.limit:
+            return "OVER THE LIMIT"
+        return "goal met" if self.ratio <= self.case.goal else "within the limit"
+
+
+def measure(case: Case, dsn: str) -> Result:
+    """Run one configuration in a process of its own, because global providers are set once for ever.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; its message is on stderr.
+        subprocess.TimeoutExpired: it did not end.
+    """
+    command = [sys.executable, "-m", "bench.worker", case.configuration, dsn]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=True, timeout=DEADLINE)
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return Result(case, figures["ratios"], figures["microseconds"])
+
+
+def print_table(results: list[Result]) -> None:
+    """Print the figures for people."""
+    print(f"What otel-connleak adds to a psycopg_pool {MEASURED} cycle, in bare recorded spans")
+    print(f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}\n")
+    print(f"{'':26}{'ratio':>8}{'limit':>8}{'goal':>8}  verdict")
+    for result in results:
+        case = result.case
+        print(f"{case.title:26}{result.ratio:8.2f}{case.limit:8.2f}{case.goal:8.2f}  {result.verdict}")
+    print("\nFor information: microseconds of a whole cycle (plain → instrumented), and the added ratio")
+    print(f"{'':26}" + "".join(f"{result.case.configuration:>24}" for result in results))
+    bare = "".join(f"{result.microseconds['bare span']:24.1f}" for result in results)
+    print(f"{'bare recorded span':26}{bare}")
+    for name in results[0].ratios:
+        cells = (
+            f"{result.microseconds[name]:.1f} → {result.microseconds[f'{name} instrumented']:.1f}"
+            f"  {result.ratios[name]:5.2f}"
+            for result in results
+        )
+        print(f"{name:26}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+def as_json(results: list[Result]) -> str:
+    """The same for programs."""
+    cases = [
+        asdict(result.case)
+        | {"ratio": result.ratio, "verdict": result.verdict}
+        | {"ratios": result.ratios, "microseconds": result.microseconds}
+        for result in results
+    ]
+    return json.dumps({"python": platform.python_version(), "cases": cases}, indent=2)
+
+
+def main() -> int:
+    """Measure every configuration; the exit status is 1 when one is over its limit."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    with embedded_postgres() as dsn:
+        results = [measure(case, dsn) for case in CASES]
+    if arguments.json:
+        print(as_json(results))
+    else:
+        print_table(results)
+    return int(any(result.ratio > result.case.limit for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
