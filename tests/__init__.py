@@ -1,0 +1,1 @@
+"""Tests of otel_connleak: real PostgreSQL, real pools, real launcher."""

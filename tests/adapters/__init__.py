@@ -1,0 +1,1 @@
+"""One contract for all adapters, and what is particular to each library."""
