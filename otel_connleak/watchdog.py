@@ -21,6 +21,8 @@ _STOP: Final = object()
 _WAKE: Final = object()
 _AFTER_FAILURE: Final = 1.0
 """Seconds until a deadline is tried again whose work has failed, and which is still due."""
+_MOST_AT_ONCE: Final = 1_000
+"""Messages handled between two looks at the deadlines: where facts keep arriving, deadlines are kept too."""
 
 
 class Deadlines(Protocol):
@@ -158,10 +160,25 @@ class Watchdog:
             except Empty:
                 pass
             self.wakes += 1
-            if message is _STOP:
+            if not self._handle_arrived(message):
                 return
-            self._dispatch(message)
             least = 0.0 if self._work() else _AFTER_FAILURE
+
+    def _handle_arrived(self, message: Any) -> bool:
+        """Handle a message and what lies in the inbox behind it; returns whether to go on.
+
+        All of it before deadlines are looked at: a fact that has arrived belongs into a report that is due now.
+        """
+        for _ in range(_MOST_AT_ONCE):
+            if message is _STOP:
+                return False
+            self._dispatch(message)
+            try:
+                message = self._inbox.get_nowait()
+            except Empty:
+                return True
+        self._inbox.put(message)
+        return True
 
     def _next_deadline(self) -> float:
         earliest = self._timers[0][0] if self._timers else math.inf

@@ -24,6 +24,7 @@ def test_task_that_is_gone(dsn: str, telemetry: Telemetry) -> None:
     async def run() -> None:
         async with AsyncConnectionPool(dsn, min_size=1, name="orders", open=False) as pool:
             await asyncio.create_task(fail(pool), name="import customers")
+            await asyncio.sleep(0)  # the callbacks of the task run, before its last reference goes
             gc.collect()
             leak = await asyncio.to_thread(Reports(telemetry).leak)
             assert leak.attributes["connleak.task.name"] == "import customers"

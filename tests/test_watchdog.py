@@ -117,6 +117,37 @@ def test_earlier_deadline_wakes_it(watchdog: Watchdog) -> None:
     assert source.worked[0] >= wanted
 
 
+def test_facts_go_before_deadlines(watchdog: Watchdog) -> None:
+    """What has arrived by the time of a deadline is handled first, however much it is: a report has it all."""
+    busy, go_on = threading.Event(), threading.Event()
+    seen: list[object] = []
+
+    class Due(Source):
+        def work(self, now: float) -> None:
+            if self.deadline is not None:
+                self.deadline = None
+                seen.append("deadline")
+
+    def handle(_: int) -> None:
+        busy.set()
+        assert go_on.wait(10)
+
+    source = Due()
+    watchdog.watch(source)
+    watchdog.handle({str: seen.append, int: handle})
+    watchdog.due(time.monotonic() + 60)
+    asleep(watchdog)
+    watchdog.put(1)
+    assert busy.wait(10)
+    source.deadline = time.monotonic()
+    for fact in "abc":
+        watchdog.put(fact)
+    go_on.set()
+    wait_until(lambda: "deadline" in seen, "the deadline")
+
+    assert seen == ["a", "b", "c", "deadline"]
+
+
 def test_messages_are_handled_by_type(watchdog: Watchdog) -> None:
     """In its own thread, in order; what nobody handles is dropped."""
     handled: list[Any] = []
