@@ -167,7 +167,7 @@ class Watchdog:
     def _handle_arrived(self, message: Any) -> bool:
         """Handle a message and what lies in the inbox behind it; returns whether to go on.
 
-        All of it before deadlines are looked at: a fact that has arrived belongs into a report that is due now.
+        All of it before deadlines are looked at: a fact that has arrived belongs into a report that is due.
         """
         for _ in range(_MOST_AT_ONCE):
             if message is _STOP:

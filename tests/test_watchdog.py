@@ -118,7 +118,7 @@ def test_earlier_deadline_wakes_it(watchdog: Watchdog) -> None:
 
 
 def test_facts_go_before_deadlines(watchdog: Watchdog) -> None:
-    """What has arrived by the time of a deadline is handled first, however much it is: a report has it all."""
+    """What has arrived by the time of a deadline is handled first: a report has all of it."""
     busy, go_on = threading.Event(), threading.Event()
     seen: list[object] = []
 

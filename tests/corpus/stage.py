@@ -1,0 +1,59 @@
+"""What a scenario is played on: a database, pools, and a way to say when the fact has happened."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any, Final
+
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from tests.corpus.truth import GRACE
+
+_POOL_OPTIONS: Final[dict[str, Any]] = {"min_size": 1, "max_size": 4, "timeout": 5.0, "name": "orders"}
+
+
+class Stage:
+    """Given to each scenario; everything else in a scenario is the application's own.
+
+    Attributes:
+        dsn: connection string of a PostgreSQL server with a table ``customers`` of three rows.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._pools = ExitStack()
+        self._async_pools = AsyncExitStack()
+
+    def pool(self, **options: Any) -> ConnectionPool[Any]:
+        """An open pool called "orders" of at most four connections; closed when the process ends."""
+        options = _POOL_OPTIONS | options
+        return self._pools.enter_context(ConnectionPool(self.dsn, open=True, **options))
+
+    async def async_pool(self, **options: Any) -> AsyncConnectionPool[Any]:
+        """The same for asyncio; closed when the loop ends."""
+        options = _POOL_OPTIONS | options
+        return await self._async_pools.enter_async_context(
+            AsyncConnectionPool(self.dsn, open=False, **options)
+        )
+
+    def fact(self, name: str = "fact") -> None:
+        """Say that what the evidence is about happens now; the last time counts."""
+        print(f"fact {name} {time.time()}", flush=True)
+
+    def wait(self, graces: float = 3) -> None:
+        """Let several graces pass, as slow work does: a claim falls due, and is looked at again."""
+        time.sleep(graces * GRACE)
+
+    async def sleep(self, graces: float = 3) -> None:
+        """The same for asyncio."""
+        await asyncio.sleep(graces * GRACE)
+
+    def close(self) -> None:
+        """Close the pools."""
+        self._pools.close()
+
+    async def aclose(self) -> None:
+        """Close the pools for asyncio."""
+        await self._async_pools.aclose()

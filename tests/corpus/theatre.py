@@ -1,0 +1,106 @@
+"""Plays scenarios side by side, each in a process of its own under the real launcher."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from examples.otlp_receiver import OtlpReceiver
+from tests.corpus.truth import GRACE, GRACE_VARIABLE, Scenario
+from tests.corpus.verdict import Played, Reported, Verdict, judge
+from tests.support.launcher import LAUNCHER, Finished, Launched, environment, exporting_to
+
+SIDE_BY_SIDE: Final = 6
+"""Scenarios at a time: they wait nearly all of their time."""
+_FACT: Final = re.compile(r"^fact (\S+) ([\d.]+)$", re.MULTILINE)
+_PATIENCE: Final = 60.0
+"""Seconds within which a scenario must have ended."""
+
+
+class Theatre:
+    """Plays scenarios.
+
+    The start of a process is what costs processor time; the times to report would be the machine's and not
+    ours if several started while others are played. So they start one at a time.
+
+    Args:
+        dsn: connection string of the server.
+        receiver: gets what the scenarios export; told apart by their service name.
+    """
+
+    def __init__(self, dsn: str, receiver: OtlpReceiver) -> None:
+        self._dsn = dsn
+        self._receiver = receiver
+        self._door = threading.Lock()
+
+    def play_all(
+        self, scenarios: Iterable[Scenario], tell: Callable[[Verdict, Played], None] = lambda *_: None
+    ) -> list[Verdict]:
+        """Play all, several at a time; ``tell`` is told of each in its turn."""
+        verdicts = []
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as executor:
+            for scenario, played in executor.map(lambda each: (each, self.play(each)), scenarios):
+                verdicts.append(judge(scenario, played))
+                tell(verdicts[-1], played)
+        return verdicts
+
+    def play(self, scenario: Scenario) -> Played:
+        """Play one, and wait until it has ended."""
+        command = [str(LAUNCHER), sys.executable, "-m", "tests.corpus.play"]
+        command += [scenario.theme, scenario.name, str(scenario.settle)]
+        env = environment(**self._variables(scenario))
+        self._door.acquire()
+        try:
+            with Launched(command, env) as launched:
+                try:
+                    launched.wait_for_output("^ready$", _PATIENCE)
+                finally:
+                    self._door.release()
+                finished = launched.finish(_PATIENCE)
+        except AssertionError as error:
+            finished = Finished("", f"Traceback of the theatre: {error}", -1)
+        return self._played(scenario, finished)
+
+    def _variables(self, scenario: Scenario) -> dict[str, str]:
+        return (
+            exporting_to(self._receiver)
+            | dict(scenario.env)
+            | {
+                "DSN": self._dsn,
+                "OTEL_SERVICE_NAME": scenario.id,
+                "OTEL_TRACES_EXPORTER": "none",
+                "OTEL_METRICS_EXPORTER": "none",
+                GRACE_VARIABLE: scenario.env.get(GRACE_VARIABLE, str(GRACE)),
+                "OTEL_PYTHON_CONNLEAK_LIBRARY_MODULES": "tests.corpus.play,tests.corpus.stage",
+            }
+        )
+
+    def _played(self, scenario: Scenario, finished: Finished) -> Played:
+        events = [log for log in self._receiver.logs if log.resource.get("service.name") == scenario.id]
+        reports = []
+        for event in events:
+            if event.event_name == "connleak.leak":
+                about = event.attributes
+                evidence = about["connleak.evidence"]
+                assert isinstance(evidence, tuple)
+                reports.append(
+                    Reported(
+                        str(about["connleak.id"]),
+                        str(about["code.function.name"]),
+                        tuple(map(str, evidence)),
+                        str(about["connleak.certainty"]),
+                        str(about["connleak.resource"]),
+                        event.time_ns / 1e9,
+                    )
+                )
+        recovered = [
+            str(event.attributes["connleak.id"])
+            for event in events
+            if event.event_name == "connleak.recovered"
+        ]
+        facts = {name: float(seconds) for name, seconds in _FACT.findall(finished.stdout)}
+        return Played(tuple(reports), tuple(recovered), facts, finished.stderr, finished.returncode)
