@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from otel_connleak.hold import Evidence, Hold
+from otel_connleak.native import Lock
 
 _MOST_SITES: Final = 10_000
 """Sites whose repeats are counted; code that is generated again and again must not grow the process."""
@@ -34,7 +34,7 @@ class Fingerprints:
 
     def clear(self) -> None:
         """Begin anew; also after a fork, when the lock may have been held by a thread that is not here."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._sites: dict[str, tuple[int, float]] = {}
 
     def count(self, hold: Hold, evidence: Evidence) -> Occurrence:

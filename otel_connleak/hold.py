@@ -170,8 +170,8 @@ class ThreadRecord:
 class Tracked(weakref.ref[Any]):
     """A weak reference to one physical connection, with what is known about it.
 
-    It is a `weakref.ref` whose callback is a queue's ``put``: when the connection is collected, the garbage
-    collector does nothing but hand this object to the watchdog (promise 4 of DESIGN section 6).
+    Its callback is a queue's ``put``: when the connection is collected, the garbage collector does nothing
+    but hand this object to the watchdog (promise 4 of DESIGN section 6).
 
     Attributes:
         key: ``id()`` of the connection; the number may be in use again after it has died.
@@ -197,9 +197,8 @@ class Tracked(weakref.ref[Any]):
 class Hold:
     """One resource held by the application from acquire to release.
 
-    Times are monotonic seconds. A hold never refers to the connection itself, only weakly, through
-    ``tracked``. One of these is made for each acquire: what most holds never change is a default of the
-    class, not set again for each of them.
+    Times are monotonic seconds. A hold refers to the connection only weakly, through ``tracked``. One of these
+    is made for each acquire: what most holds never change is a default of the class, not set for each.
 
     Attributes:
         number: counts the holds of this process; unique in it.
@@ -224,12 +223,13 @@ class Hold:
         last_call: end of the last driver call, 0 while there was none.
         transaction: the transaction status after the last driver call.
         statement: the last statement as the application gave it; turned to text in a report only.
-        trace: trace id of the acquire as a number, 0 where there is none.
+        trace: trace id of the acquire, 0 where there is none.
         span: the hold span of the span listener, opaque here.
         root: the local root span it belongs to, for the trace evidence.
         ended_task: name of the task if it has ended: it may be collected before the report is written.
         task_callback: what the task evidence has registered with the task.
         seen: when each evidence was observed, by kind; None while there is none.
+        reached_in: frame identity of a live activation that was found to reach it, or 0.
         leak: the report about this hold, opaque here, or None.
     """
 
@@ -248,6 +248,7 @@ class Hold:
     ended_task: str | None = None
     task_callback: Any = None
     seen: dict[Evidence, float] | None = None
+    reached_in: int = 0
     leak: Any = None
 
     def __init__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Collection
 from importlib.metadata import entry_points
@@ -19,6 +18,7 @@ from otel_connleak import guard, runtime
 from otel_connleak.adapters import ENTRY_POINTS, Adapter
 from otel_connleak.callsite import CallSites
 from otel_connleak.config import Settings, load
+from otel_connleak.describe import Describe
 from otel_connleak.evidence.dropped import Dropped
 from otel_connleak.evidence.ended import EndedTasks, EndedThreads, EndedTraces, TaskEnd
 from otel_connleak.evidence.exits import Exits
@@ -28,6 +28,7 @@ from otel_connleak.hold import Evidence, ThreadRecord, Tracked
 from otel_connleak.leak import Leaks
 from otel_connleak.listeners import Listener, Listeners
 from otel_connleak.names import INSTRUMENTATION
+from otel_connleak.native import Latch
 from otel_connleak.otel.events import LeakEvents
 from otel_connleak.otel.metrics import LeakMetrics
 from otel_connleak.otel.queries import DBAPI_MODULE, QuerySpans
@@ -62,7 +63,8 @@ class Engine:
         )
         self.registry.expect_long = expected
         reach = Reachability(self.callsites.is_application_module)
-        self.leaks = Leaks(self.registry, self.callsites, reach, settings, self.watchdog.due)
+        describe = Describe(self.callsites, settings)
+        self.leaks = Leaks(self.registry, describe, reach, settings, self.watchdog.due)
         self.log = LeakLog()
         self._wire_evidence()
         self._wire_listeners(providers)
@@ -79,6 +81,7 @@ class Engine:
     def _wire_evidence(self) -> None:
         note, registry, watchdog = self.leaks.note, self.registry, self.watchdog
         self._exits = Exits(registry, self.callsites, note)
+        self.leaks.watch = self._exits.watch
         self._overdue = Overdue(registry, note, self.settings.overdue_after)
         self._tasks = EndedTasks(note, registry.clock, lambda: watchdog.put)
         self._traces = EndedTraces(note, registry.clock)
@@ -87,7 +90,7 @@ class Engine:
                 Tracked: Dropped(registry, note, watchdog.after).died,
                 ThreadRecord: EndedThreads(note).ended,
                 TaskEnd: self._tasks.ended,
-                threading.Event: self._flushed,
+                Latch: self._flushed,
             }
         )
         watchdog.watch(self._overdue, self.leaks)
@@ -118,7 +121,7 @@ class Engine:
             always,
             in_task=[self._tasks] if Evidence.TASK_ENDED in kinds else [],
             in_trace=[traces] if Evidence.TRACE_ENDED in kinds else [],
-            claimed=[self.leaks.released],
+            claimed=[self.leaks.released, self._exits.unwatch],
             moved=[self._spans.moved],
         )
         runtime.current = runtime.Runtime(traces.started, traces.ended, self.flush, self.shutdown)
@@ -154,7 +157,7 @@ class Engine:
         """Wait at most ``timeout`` seconds until what was observed so far has been reported."""
         if not self.watchdog.running:
             return True
-        done = threading.Event()
+        done = Latch()
         self.watchdog.put(done)
         return done.wait(timeout)
 
@@ -188,8 +191,8 @@ class Engine:
         self.log.spared([hold for hold in spared if not hold.site.ignored])
         self._spans.end_at_exit(self.registry.holds(), self.registry.clock())
 
-    def _flushed(self, done: threading.Event) -> None:
-        self.watchdog.after(self.registry.clock() + _FLUSH_SETTLE, done.set)
+    def _flushed(self, done: Latch) -> None:
+        self.watchdog.after(self.registry.clock() + _FLUSH_SETTLE, done.open)
 
     def _add_processor(self, provider: Any) -> None:
         """Add our span processor, in front: at shutdown its reports must find the exporters still running."""

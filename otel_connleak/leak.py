@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
-from otel_connleak.callsite import CallSites
 from otel_connleak.claim import Leak
 from otel_connleak.config import Settings
-from otel_connleak.fingerprints import Fingerprints
+from otel_connleak.describe import Describe
+from otel_connleak.frames import Activation
 from otel_connleak.guard import failed
-from otel_connleak.hold import Certainty, Evidence, Hold, Kind, Outcome, Transaction
+from otel_connleak.hold import Certainty, Evidence, Hold, Kind, Outcome
+from otel_connleak.native import RLock
+from otel_connleak.pending import Claim, Claims
 from otel_connleak.reach import Reach, Reachability
 from otel_connleak.registry import Registry
-from otel_connleak.statements import shown
+from otel_connleak.singletons import Singletons
 
 _MOST_KEPT: Final = 1_000
 """Reported leaks that `Leaks.reported` remembers."""
 _LONGEST_RECHECK: Final = 16
 """A claim against which somebody stands is looked at again after the grace, then twice that, up to this."""
+
+_REST: Final = 4.0
+"""After a search there is none for so many times as long: it takes a fifth of one processor at the most."""
 
 type OnLeak = Callable[[Leak], None]
 """Takes a new leak, or one that was reported and has been released after all."""
@@ -35,40 +38,45 @@ class Leaks:
     thread that ends the process.
 
     Args:
-        new_id: gives the random part of a leak's id.
-        wall: seconds since the epoch.
+        describe: makes the leak of a hold.
+        due: tells the watchdog of a deadline.
+        spent: processor time of the calling thread, in seconds.
+
+    Attributes:
+        watch: called with a hold and a live activation that can reach it; to be told when that exits.
     """
 
     def __init__(
         self,
         registry: Registry,
-        callsites: CallSites,
+        describe: Describe,
         reach: Reachability,
         settings: Settings,
         due: Callable[[float], None],
-        new_id: Callable[[], str] = lambda: secrets.token_hex(4),
-        wall: Callable[[], float] = time.time,
+        spent: Callable[[], float] = time.thread_time,
     ) -> None:
         self._registry = registry
-        self._callsites = callsites
+        self._describe = describe
         self._reach = reach
         self._settings = settings
         self._due = due
-        self._new_id = new_id
-        self._wall = wall
-        self._fingerprints = Fingerprints(wall)
+        self._spent = spent
+        self.watch: Callable[[Hold, Activation], None] = lambda _hold, _activation: None
+        self._claims = Claims()
+        self._singletons = Singletons()
         self._on_leak: tuple[OnLeak, ...] = ()
         self._on_recovered: tuple[OnLeak, ...] = ()
         self.clear()
 
     def clear(self) -> None:
         """Begin anew, in a forked child."""
-        self._lock = threading.RLock()
-        self._claims: dict[int, tuple[float, int, Hold]] = {}
-        self._fingerprints.clear()
+        self._lock = RLock()
+        self._claims.clear()
+        self._singletons.clear()
+        self._rest_until = 0.0
+        self._describe.clear()
         self._open: dict[str, Leak] = {}
         self._reporting: set[int] = set()
-        self._kept: dict[tuple[str, int, str | None, int], Hold] = {}
         self._reported: deque[Leak] = deque(maxlen=_MOST_KEPT)
         self._lost: Counter[tuple[str, str | None, Kind]] = Counter()
 
@@ -92,18 +100,14 @@ class Leaks:
             self._dropped(hold, at)
         elif hold.leak is not None or not hold.is_open:
             return
-        elif evidence is Evidence.OVERDUE:
-            self._judge([(hold, 0)], at, overdue=True)
         else:
-            self._claim(hold, at + self._settings.grace, 0)
+            # What is overdue has been idle for long enough: it is judged at once, with whatever else is due.
+            self._claim(hold, at if evidence is Evidence.OVERDUE else at + self._settings.grace)
 
     def released(self, hold: Hold) -> None:
         """Listener of the registry: a released hold has no claim; a reported one has recovered."""
-        with self._lock:
-            self._claims.pop(hold.number, None)
-            for thread in (0, hold.thread.ident):
-                if self._kept.get((*_key(hold), thread)) is hold:
-                    del self._kept[*_key(hold), thread]
+        self._claims.discard(hold)
+        self._singletons.ended(hold)
         leak: Leak | None = hold.leak
         if leak is None:
             return
@@ -121,44 +125,54 @@ class Leaks:
 
     def next_deadline(self) -> float | None:
         """When the next claim is due, in monotonic seconds."""
-        with self._lock:
-            return min((claim[0] for claim in self._claims.values()), default=None)
+        earliest = self._claims.earliest()
+        return max(earliest, self._rest_until) if earliest is not None else None
 
     def work(self, now: float) -> None:
         """Judge the claims that are due at ``now``."""
-        with self._lock:
-            due = [claim for claim in self._claims.values() if claim[0] <= now]
-            for _, _, hold in due:
-                del self._claims[hold.number]
+        if now < self._rest_until:
+            return
+        due = self._claims.due(now)
         if due:
-            self._judge([(hold, tries) for _, tries, hold in due], now)
+            started = self._spent()
+            overdue = [claim for claim in due if Evidence.OVERDUE in (claim.hold.seen or ())]
+            self._judge(overdue, now, overdue=True)
+            self._judge([claim for claim in due if claim not in overdue], now)
+            self._rest_until = self._registry.clock() + _REST * (self._spent() - started)
 
     # --- verdict -------------------------------------------------------------------------------------------
 
-    def _claim(self, hold: Hold, when: float, tries: int) -> None:
-        with self._lock:
-            self._claims.setdefault(hold.number, (when, tries, hold))
+    def _claim(self, hold: Hold, when: float, tries: int = 0) -> None:
+        self._claims.add(hold, when, tries)
         self._due(when)
 
-    def _judge(self, claims: list[tuple[Hold, int]], now: float, *, overdue: bool = False) -> None:
-        who = self._who([hold for hold, _ in claims], module_first=overdue)
-        for hold, tries in claims:
+    def _judge(self, claims: list[Claim], now: float, *, overdue: bool = False) -> None:
+        who = self._who([claim.hold for claim in claims], module_first=overdue)
+        for _, _, tries, hold in claims:
             if not hold.is_open or hold.leak is not None or hold.tracked() is None:
                 continue  # released meanwhile, reported, or dropped: then that message is on its way
             verdict = who.get(hold.tracked.key, Reach.NOBODY)
             if self._is_singleton(hold, verdict):
                 continue
             if verdict is Reach.LIVE and not overdue:
+                # Looked at again when the activation exits that can reach it, or in a while: it may let go
+                # before.
                 delay = self._settings.grace * min(2**tries, _LONGEST_RECHECK)
                 self._claim(hold, now + delay, tries + 1)
                 continue
             self._report(hold, Certainty.POSSIBLE, now)
 
     def _who(self, holds: list[Hold], *, module_first: bool = False) -> dict[int, Reach]:
-        targets = {hold.tracked.key: (hold.owner, hold.code) for hold in holds if hold.tracked() is not None}
+        alive = {hold.tracked.key: hold for hold in holds if hold.tracked() is not None}
+        targets = {key: (hold.owner, hold.code) for key, hold in alive.items()}
         try:
             loops = self._registry.loops()
-            return self._reach.who(targets, loops, module_first=module_first) if targets else {}
+            return self._reach.who(
+                targets,
+                loops,
+                module_first=module_first,
+                found_in=lambda key, activation: self.watch(alive[key], activation),
+            )
         except Exception:
             # A report that says "possible" is better than one that is lost.
             failed("search for who could release")
@@ -168,12 +182,7 @@ class Leaks:
         """Whether it is the only idle connection that its call site keeps in a module, or for its thread."""
         if verdict not in (Reach.MODULE, Reach.THREAD):
             return False
-        key = (*_key(hold), hold.thread.ident if verdict is Reach.THREAD else 0)
-        with self._lock:
-            kept = self._kept.setdefault(key, hold)
-            if kept is not hold and (not kept.is_open or kept.busy_since is not None):
-                self._kept[key] = kept = hold
-        return kept is hold
+        return self._singletons.is_one(hold, of_thread=verdict is Reach.THREAD)
 
     def _dropped(self, hold: Hold, at: float) -> None:
         if hold.leak is None:
@@ -188,7 +197,7 @@ class Leaks:
                 return  # at a shutdown two threads report
             self._reporting.add(hold.number)
         try:
-            leak = hold.leak = self._leak(hold, certainty, now)
+            leak = hold.leak = self._describe(hold, certainty, now)
         except Exception:
             failed("report")
             return
@@ -204,41 +213,6 @@ class Leaks:
         if hold.outcome is not Outcome.HELD:
             # Released or lost while we were telling: do now what could not be done then.
             self.released(hold)
-
-    def _leak(self, hold: Hold, certainty: Certainty, now: float) -> Leak:
-        evidence = _ordered(hold.seen or {})
-        fingerprint, occurrence, since = self._fingerprints.count(hold, evidence[0])
-        pool = hold.pool
-        return Leak(
-            id=f"{fingerprint}-{self._new_id()}",
-            fingerprint=fingerprint,
-            function=hold.site.function,
-            short=hold.site.short,
-            file=hold.site.file,
-            line=hold.site.line,
-            kind=hold.kind,
-            evidence=evidence,
-            certainty=certainty,
-            pool=pool.name if pool is not None else None,
-            figures=pool.snapshot() if pool is not None else None,
-            hint=pool.hint if pool is not None else "",
-            facts=hold.tracked.facts,
-            thread=hold.thread.name,
-            task=hold.task_name,
-            trace=f"{hold.trace:032x}" if hold.trace else None,
-            use_time=hold.use_time(now),
-            idle_time=hold.idle_time(now),
-            calls=hold.calls,
-            last_call_age=now - hold.last_call if hold.calls else None,
-            transaction=_transaction(hold),
-            statement=shown(hold.statement, self._settings.statements),
-            in_full=self._settings.statements == "full",
-            frames=tuple(self._callsites.frames(hold.stack)),
-            detected=self._wall(),
-            occurrence=occurrence,
-            since=since,
-            hold=hold,
-        )
 
     def at_exit(self) -> list[Hold]:
         """The process ends: report what nobody could still release.
@@ -278,22 +252,3 @@ def _tell(listeners: tuple[OnLeak, ...], leak: Leak) -> None:
             listener(leak)
         except Exception:
             failed(f"{getattr(listener, '__qualname__', listener)}")
-
-
-def _key(hold: Hold) -> tuple[str, int, str | None]:
-    return hold.site.function, hold.site.line, hold.pool.name if hold.pool is not None else None
-
-
-def _ordered(seen: dict[Evidence, Any]) -> tuple[Evidence, ...]:
-    """The evidence, in the order of `Evidence`: the one that proves most first."""
-    return tuple(kind for kind in Evidence if kind in seen)
-
-
-def _transaction(hold: Hold) -> Transaction:
-    connection = hold.tracked()
-    if connection is not None:
-        try:
-            return hold.tracked.transaction(connection)
-        except Exception:
-            failed("transaction status")
-    return hold.transaction

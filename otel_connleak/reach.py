@@ -9,25 +9,27 @@ traceback are over. Never on the hot path; the interpreter lock is let go at lea
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import enum
 import gc
-import inspect
 import sys
 import time
 import types
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from types import CodeType, FrameType
 from typing import Any, Final
 
+from otel_connleak.frames import Activation, is_function, local_values, running_frames, suspended_frames
 from otel_connleak.search import Search
 
 _SLICE: Final = 0.0005
 """Seconds between two moments at which the interpreter lock is let go."""
 _MOST: Final = 500_000
 """References looked at in one search; a larger heap is searched breadth first as far as this goes."""
-_OURS: Final = __name__.partition(".")[0] + "."
+
+
+type OnFound = Callable[[int, Activation], None]
+"""Takes the identity of a connection, and a live activation that can reach it."""
 
 
 class Reach(enum.Enum):
@@ -39,52 +41,13 @@ class Reach(enum.Enum):
     NOBODY = "nobody"
 
 
-def _frame_variable() -> Callable[[FrameType, str], Any]:
-    """CPython's ``PyFrame_GetVar`` (3.12 and newer), which reads one variable of any frame.
-
-    Reading ``frame.f_locals`` of somebody else's frame would on 3.12 store a copy of all locals in the frame,
-    and so keep a connection alive that the function has let go (PEP 667 ended this in 3.13).
-    """
-    get = ctypes.pythonapi.PyFrame_GetVar
-    get.restype = ctypes.py_object
-    get.argtypes = [ctypes.py_object, ctypes.py_object]
-    return get
-
-
-try:
-    _get_variable: Callable[[FrameType, str], Any] | None = _frame_variable()
-except (AttributeError, OSError):  # not CPython, or built without a dynamic symbol table
-    _get_variable = None
-
-
-def local_values(frame: FrameType, only: Container[str] | None = None) -> list[Any]:
-    """The values of a frame's local variables, also of one that runs in another thread; without side effect.
-
-    Args:
-        frame: any frame.
-        only: names of the variables that are wanted, by default all.
-    """
-    code: CodeType = frame.f_code
-    if not _is_function(code) or _get_variable is None:
-        return list(frame.f_locals.values()) if frame.f_locals is not frame.f_globals else []
-    values = []
-    for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
-        if only is not None and name not in only:
-            continue
-        try:
-            values.append(_get_variable(frame, name))
-        except NameError:  # not bound at the moment
-            continue
-    return values
-
-
 def carries(value: Any, target: int, most: int = 1_000) -> bool:
     """Whether ``value`` is, or keeps within a few steps, the object with the identity ``target``.
 
     Bounded to ``most`` references: it runs in the application's thread, when a function exits that still
     holds.
     """
-    return value is not None and bool(Search({target}, most).run([value]))
+    return value is not None and bool(Search({target}, most).run([(None, [value])]))
 
 
 class Reachability:
@@ -109,6 +72,7 @@ class Reachability:
         loops: Iterable[asyncio.AbstractEventLoop] = (),
         *,
         module_first: bool = False,
+        found_in: OnFound = lambda _target, _activation: None,
     ) -> dict[int, Reach]:
         """Who can reach each of these connections.
 
@@ -118,43 +82,52 @@ class Reachability:
                 the connection where no search can see it, on the value stack of a ``with`` without ``as``.
             loops: event loops whose tasks are looked at.
             module_first: what both a live activation and a module can reach counts as module state.
+            found_in: told of a connection that a live activation can reach, and of that activation. It may
+                be over by then.
         """
-        answers = self._ask(targets, loops, module_first)
+        if not targets:
+            return {}
+        answers = self._ask(targets, loops, module_first, found_in)
         # The application goes on while we search, and may carry a connection from where we have not looked
         # yet to where we have. So "nobody" is asked twice.
         nobody = {key: owner for key, owner in targets.items() if answers[key] is Reach.NOBODY}
-        return answers | self._ask(nobody, loops, module_first) if nobody else answers
+        return answers | self._ask(nobody, loops, module_first, found_in) if nobody else answers
 
     def _ask(
         self,
         targets: Mapping[int, tuple[int, CodeType | None]],
         loops: Iterable[asyncio.AbstractEventLoop],
         module_first: bool,
+        found_in: OnFound,
     ) -> dict[int, Reach]:
         pause = self._pauses()
         coroutines = _live_coroutines(loops)
         living: dict[int, CodeType] = {}
-        for frame in chain(_live_frames(), _suspended_frames(coroutines)):
+        for frame in chain(running_frames(), suspended_frames(coroutines)):
             living[id(frame)] = frame.f_code
             pause()
         owned = {target for target, (owner, code) in targets.items() if code and living.get(owner) is code}
         # The body of a module that runs is no activation of its own: its variables are the module's state.
-        running = {target for target in owned if _is_function(targets[target][1])}
+        running = {target for target in owned if is_function(targets[target][1])}
         search = Search(set(targets), _MOST, pause)
-        values = chain(
-            coroutines, _contexts(loops), (value for frame in _live_frames() for value in local_values(frame))
+        activations = chain(
+            _coroutine_roots(coroutines), _roots(running_frames()), [(None, _contexts(loops))]
         )
+        state = [(None, self._module_state(pause))]
         if module_first:
-            module = search.run(self._module_state(pause))
-            live = search.run(values)
+            module = search.run(state)
+            live = search.run(activations)
         else:
             search.targets -= running
-            live = search.run(values)
-            module = search.run(self._module_state(pause))
-        own = search.run(gc.get_referents(*search.thread_locals))
+            live = search.run(activations)
+            module = search.run(state)
+        own = search.run([(None, gc.get_referents(*search.thread_locals))])
         search.clear()
+        for target, activation in live.items():
+            if activation is not None:
+                found_in(target, activation)
         answers = dict.fromkeys(targets, Reach.NOBODY)
-        answers |= dict.fromkeys(owned | live, Reach.LIVE)
+        answers |= dict.fromkeys(chain(owned, live), Reach.LIVE)
         return answers | dict.fromkeys(own, Reach.THREAD) | dict.fromkeys(module, Reach.MODULE)
 
     def _module_state(self, pause: Callable[[], None]) -> Iterator[Any]:
@@ -188,30 +161,15 @@ class Reachability:
         return pause
 
 
-def _is_function(code: CodeType | None) -> bool:
-    return code is not None and bool(code.co_flags & inspect.CO_OPTIMIZED)
+def _roots(frames: Iterable[FrameType]) -> Iterator[tuple[Activation, list[Any]]]:
+    for frame in frames:
+        yield (id(frame), frame.f_code), local_values(frame)
 
 
-def _live_frames() -> Iterator[FrameType]:
-    """The frames of all threads, innermost first in each, without our own."""
-    tops = sys._current_frames()
-    while tops:
-        frame: FrameType | None = tops.popitem()[1]
-        while frame is not None:
-            if not str(frame.f_globals.get("__name__")).startswith(_OURS):
-                yield frame
-            frame = frame.f_back
-
-
-def _suspended_frames(coroutines: Iterable[Any]) -> Iterator[FrameType]:
-    """The frames of coroutines that wait, and of those that they wait for."""
+def _coroutine_roots(coroutines: Iterable[Any]) -> Iterator[tuple[Activation | None, list[Any]]]:
     for coroutine in coroutines:
-        waiting = coroutine
-        while waiting is not None:
-            frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
-            if frame is not None:
-                yield frame
-            waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+        frame = getattr(coroutine, "cr_frame", None)
+        yield ((id(frame), frame.f_code) if frame is not None else None), [coroutine]
 
 
 def _contexts(loops: Iterable[asyncio.AbstractEventLoop]) -> Iterator[Any]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from otel_connleak.hold import Facts, Hold, Origin, Outcome, Pool, ThreadRecord, Tracked, Transaction
 from otel_connleak.listeners import Listeners
+from otel_connleak.native import RLock
 from otel_connleak.totals import Totals
 
 _running_loop = asyncio._get_running_loop
@@ -59,7 +59,7 @@ class Registry:
         self._clear()
 
     def _clear(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._tracked: dict[int, Tracked] = {}
         self._fresh: dict[int, Hold] = {}
         self._aged: dict[int, Hold] = {}

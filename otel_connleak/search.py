@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
+from otel_connleak.frames import greenlet_class, greenlet_frames, local_values
+
 _BATCH: Final = 50
 _LARGE: Final = 200
 """Entries of a container that is read in batches, not at once."""
 _PART: Final = 1_000
 """What was seen is kept in sets of about this size: to enlarge a large one would take too long."""
 _CONTAINERS: Final = (dict, list, set, tuple, frozenset, deque)
+_GREENLET: Final = object()
+"""As what a greenlet is read: its collector's view of it lacks the frames in which it is suspended."""
 _NOT_FOLLOWED: Final = (
     type,
     types.ModuleType,
@@ -49,38 +53,58 @@ class Search:
         self.targets = targets
         self._most = most
         self._pause = pause
+        self._left = most
         self._seen: list[set[int]] = [set() for _ in range(1 + most // _PART)]
         self.thread_locals: list[Any] = []
         self._kinds: dict[int, tuple[Any, type]] = {}
 
-    def run(self, roots: Iterable[Any]) -> set[int]:
-        """Search from ``roots``, which are read as the search goes on; returns which targets were found."""
-        found: set[int] = set()
-        left = self._most
-        level: deque[Iterator[Any]] = deque([iter(roots)])
-        following: deque[Iterator[Any]] = deque()
-        while level and self.targets:
-            if left <= 0:
-                self.clear()  # not all of it was followed: the next run begins anew
+    def run[R](self, roots: Iterable[tuple[R, Iterable[Any]]]) -> dict[int, R]:
+        """Search from several roots at once, the values of all of them first, then what these refer to.
+
+        Args:
+            roots: what each is called, and its values. They are read one after the other as the search goes
+                on, so that none is kept alive for longer than it takes to look at it.
+
+        Returns:
+            The targets that were found, each with the root that is nearest to it.
+        """
+        found: dict[int, R] = {}
+        waiting: deque[tuple[R, Iterator[Any]]] = deque()
+        self._left = self._most
+        for root, values in roots:
+            portion = iter(values)
+            while self._goes_on and (batch := list(islice(portion, _BATCH))):
+                self._look_at(root, batch, found, waiting)
+            if not self._goes_on:
                 break
-            self._pause()
-            portion = level.popleft()
+        while waiting and self._goes_on:
+            root, portion = waiting.popleft()
             batch = list(islice(portion, _BATCH))
             if len(batch) == _BATCH:
-                level.append(portion)
-            fresh = self._fresh(batch)
-            left -= len(batch)
-            reached = self.targets.intersection(map(id, fresh))
-            found |= reached
-            self.targets -= reached
-            following += self._contents(fresh)
-            if not level:
-                level, following = following, level
-        for portions in (level, following):
-            while portions:  # little by little, too
-                self._pause()
-                portions.popleft()
+                waiting.append((root, portion))
+            self._look_at(root, batch, found, waiting)
+        if self._left <= 0:
+            self.clear()  # not all of it was followed: the next run begins anew
+        while waiting:  # little by little, too
+            self._pause()
+            waiting.popleft()
         return found
+
+    @property
+    def _goes_on(self) -> bool:
+        return bool(self.targets) and self._left > 0
+
+    def _look_at[R](
+        self, root: R, batch: list[Any], found: dict[int, R], waiting: deque[tuple[R, Iterator[Any]]]
+    ) -> None:
+        """Look for the targets in a batch, and let what it refers to wait."""
+        self._pause()
+        self._left -= len(batch)
+        fresh = self._fresh(batch)
+        reached = self.targets.intersection(map(id, fresh))
+        found |= dict.fromkeys(reached, root)
+        self.targets -= reached
+        waiting += [(root, portion) for portion in self._contents(fresh)]
 
     def clear(self) -> None:
         """Forget what was seen; little by little."""
@@ -115,6 +139,9 @@ class Search:
                 followed += (item.__closure__, item.__defaults__, item.__kwdefaults__)
             elif container is threading.local:
                 self.thread_locals.append(item)
+            elif container is _GREENLET:
+                followed.append(item)
+                yield (value for frame in greenlet_frames(item) for value in local_values(frame))
             elif container is not _NOT_FOLLOWED:
                 if container.__len__(item) > _LARGE:
                     yield _little_by_little(container, item)
@@ -128,6 +155,8 @@ def _container(kind: type) -> Any:
     """As what the objects of a type are read: container, function, not at all, or else None."""
     if issubclass(kind, _NOT_FOLLOWED):
         return _NOT_FOLLOWED
+    if issubclass(kind, greenlet_class()):
+        return _GREENLET
     bases = (*_CONTAINERS, types.FunctionType, threading.local)
     return next((base for base in bases if issubclass(kind, base)), None)
 

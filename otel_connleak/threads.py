@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from otel_connleak.hold import ThreadRecord
+from otel_connleak.native import get_ident
 
 
 class _EndOfThread:
@@ -54,7 +55,7 @@ class Threads:
         return record if record is not None else self._first()
 
     def _first(self) -> ThreadRecord:
-        record = ThreadRecord(threading.current_thread(), threading.get_ident())
+        record = ThreadRecord(threading.current_thread(), get_ident())
         self._local.record = record
         self._local.end = _EndOfThread(record, self._clock, self._put)
         return record

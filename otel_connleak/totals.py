@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Final
 
 from otel_connleak.hold import CallSite, Hold, Outcome
+from otel_connleak.native import RLock
 
 _MOST_FUNCTIONS: Final = 10_000
 """Functions with totals of their own; the rest shares one entry (bounded memory, DESIGN section 6)."""
@@ -53,7 +53,7 @@ class Totals:
 
     def clear(self) -> None:
         """Begin anew; also after a fork, when the lock may have been held by a thread that is not here."""
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._totals: dict[tuple[str, str | None], FunctionTotals] = {}
 
     def of(self, site: CallSite, pool: str | None) -> FunctionTotals:

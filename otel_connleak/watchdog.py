@@ -10,12 +10,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import threading
+from _queue import Empty, SimpleQueue
 from collections.abc import Callable, Mapping
-from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
 from otel_connleak.guard import failed
+from otel_connleak.native import Lock, Thread
 
 _STOP: Final = object()
 _WAKE: Final = object()
@@ -46,14 +46,14 @@ class Watchdog:
         self._handlers: dict[type, Callable[[Any], None]] = {}
         self._sources: tuple[Deadlines, ...] = ()
         self._numbers = itertools.count()
-        self._start_lock = threading.Lock()
+        self._start_lock = Lock()
         self.wakes = 0
         self._clear()
 
     def _clear(self) -> None:
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._stopped = False
         self._wakes_at = math.inf
 
@@ -97,8 +97,7 @@ class Watchdog:
         if thread is None:
             return
         self._inbox.put(_STOP)
-        if thread is not threading.current_thread():
-            thread.join(timeout)
+        thread.join(timeout)
         self._thread = None
         self._wakes_at = math.inf
 
@@ -113,7 +112,7 @@ class Watchdog:
 
     def after_fork(self) -> None:
         """Begin anew in a forked child: the thread and whatever it was doing exist in the parent only."""
-        self._start_lock = threading.Lock()
+        self._start_lock = Lock()
         self._clear()
 
     @property
@@ -128,7 +127,7 @@ class Watchdog:
             return
         try:
             if self._thread is None and not self._stopped:
-                thread = threading.Thread(target=self._run, name="otel-connleak-watchdog", daemon=True)
+                thread = Thread(self._run, "otel-connleak-watchdog")
                 try:
                     thread.start()
                 except RuntimeError:

@@ -44,7 +44,7 @@ def running(telemetry: Telemetry, **settings: object) -> Iterator[tuple[Clock, T
         started = engine()
         assert started is not None
         clock = started.registry.clock = Clock()
-        started.leaks._new_id = lambda: "0000abcd"
+        started.leaks._describe._new_id = lambda: "0000abcd"
         try:
             yield clock, ToyPool(started.registry)
         finally:

@@ -11,11 +11,14 @@ import otel_connleak
 PACKAGE = Path(otel_connleak.__file__).parent
 LAYERS = [
     # L0: words, and what needs nothing but words. The order within it:
-    "version names libraries search hold",
+    "version names libraries native hold",
+    "frames",
+    "search",
     "guard claim config fingerprints totals",
-    "listeners",
+    "listeners pending singletons",
     # L1: who is asking, what is open, and what is asked of the interpreter
     "callsite registry threads watchdog reach nesting patching statements expect runtime drivers drivers.*",
+    "describe",
     # L2: facts, verdict, report, libraries
     "evidence evidence.* leak report adapters adapters.*",
     # L3: what leaves the process through OpenTelemetry

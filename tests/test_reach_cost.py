@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from otel_connleak.reach import Reach, Reachability, carries, local_values
+from otel_connleak.frames import local_values
+from otel_connleak.reach import Reach, Reachability, carries
 from tests.support import toy
 from tests.support.toy import Connection
 

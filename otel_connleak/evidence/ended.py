@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from otel_connleak.evidence import Note
 from otel_connleak.guard import failed
 from otel_connleak.hold import Evidence, Hold, ThreadRecord
+from otel_connleak.native import Lock, get_ident
 
 _MOST_ROOTS = 10_000
 """Local root spans remembered; spans that are never ended must not grow the process."""
@@ -71,7 +71,7 @@ class EndedTasks:
         if callback is None:
             return
         hold.task_callback = None
-        if hold.task is not None and threading.get_ident() == hold.thread.ident:
+        if hold.task is not None and get_ident() == hold.thread.ident:
             task = hold.task()
             if task is not None:
                 task.remove_done_callback(callback)
@@ -98,13 +98,13 @@ class EndedTraces:
         self._clear()
 
     def _clear(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._spans: dict[int, Root] = {}
         self._roots: dict[tuple[int, int, int], list[Root]] = {}
 
     def started(self, trace: int, span: int, task: int) -> None:
         """A local root span was started in this thread and task (``id()``, or 0)."""
-        key = (trace, threading.get_ident(), task)
+        key = (trace, get_ident(), task)
         with self._lock:
             if span in self._spans:
                 return  # a second processor tells the same

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from contextvars import copy_context
@@ -21,17 +20,18 @@ from typing import Any, Final
 
 from otel_connleak.callsite import CallSites
 from otel_connleak.evidence import Note
+from otel_connleak.frames import Activation, local_values
 from otel_connleak.guard import failed
 from otel_connleak.hold import Evidence, Hold
 from otel_connleak.libraries import ACQUIRES_FOR_CALLER
 from otel_connleak.names import INSTRUMENTATION
-from otel_connleak.reach import carries, local_values
+from otel_connleak.native import get_ident
+from otel_connleak.reach import carries
 from otel_connleak.registry import Registry
 
 # 0, 1 and 2 are reserved for debuggers, coverage and profilers, whose start would fail if we sat there.
 _TOOL_IDS: Final = (4, 3, 5)
 _GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-_get_ident: Final = threading.get_ident
 _WRAPPED_YIELD: Final = "async_generator_wrapped_value"
 
 type _Owned = Hold | dict[int, Hold]
@@ -46,6 +46,7 @@ class Exits:
         self._callsites = callsites
         self._note = note
         self._owners: dict[int, _Owned] = {}
+        self._reaching: dict[int, dict[int, tuple[Hold, CodeType]]] = {}
         self._codes: dict[int, weakref.ref[CodeType]] = {}
         self._tool: int | None = None
         self._unwinding = False
@@ -84,7 +85,7 @@ class Exits:
             monitoring.register_callback(tool, event, None)
         monitoring.free_tool_id(tool)
         self._codes.clear()
-        self._owners.clear()
+        self.clear()
         self._unwinding = False
 
     def acquired(self, hold: Hold) -> None:
@@ -101,7 +102,7 @@ class Exits:
     def released(self, hold: Hold) -> None:
         """A hold ended."""
         owned = self._owners.get(hold.owner)
-        if owned is hold and hold.thread.ident == _get_ident():
+        if owned is hold and hold.thread.ident == get_ident():
             self._owners.pop(hold.owner, None)
         elif owned is not None:
             self._disown(hold)
@@ -109,6 +110,29 @@ class Exits:
     def clear(self) -> None:
         """Forget all owners, in a forked child."""
         self._owners.clear()
+        self._reaching.clear()
+
+    def watch(self, hold: Hold, activation: Activation) -> None:
+        """Note the exit of an activation that does not own a hold, but was found to reach it.
+
+        When it is over, perhaps nobody can release the hold any more. In the watchdog's thread.
+        """
+        identity, code = activation
+        if self._tool is None or (hold.owner == identity and hold.code is code):
+            return
+        self.unwatch(hold)
+        hold.reached_in = identity
+        self._reaching.setdefault(identity, {})[hold.number] = hold, code
+        self._watch(code)
+
+    def unwatch(self, hold: Hold) -> None:
+        """A hold ended, or another activation was found to reach it."""
+        reached = self._reaching.get(hold.reached_in)
+        if reached is not None:
+            reached.pop(hold.number, None)
+            if not reached:
+                # A hold that is put there in just this moment loses its watch: it is looked at again anyway.
+                self._reaching.pop(hold.reached_in, None)
 
     def _own(self, hold: Hold) -> None:
         owned = self._owners.get(hold.owner)
@@ -127,12 +151,13 @@ class Exits:
             owned.pop(hold.number, None)
         elif owned is not hold:
             return
-        if (owned is hold or not owned) and hold.thread.ident == _get_ident():
+        if (owned is hold or not owned) and hold.thread.ident == get_ident():
             self._owners.pop(hold.owner, None)
 
     def _watch(self, code: CodeType) -> None:
         tool = self._tool
-        if tool is None:
+        known = self._codes.get(id(code))
+        if tool is None or (known is not None and known() is code):
             return
         monitoring = sys.monitoring
         events = monitoring.events.PY_RETURN
@@ -146,11 +171,11 @@ class Exits:
 
     def _callback(self, handle: Callable[[FrameType, Any], None]) -> Callable[[CodeType, int, Any], None]:
         """The callback for an event. It must return None: ``DISABLE`` would silence every activation."""
-        owners = self._owners
+        owners, reaching = self._owners, self._reaching
         get_frame = sys._getframe
 
         def on_event(_code: CodeType, _offset: int, value: Any) -> None:
-            if id(get_frame(1)) in owners:
+            if (identity := id(get_frame(1))) in owners or identity in reaching:
                 try:
                     handle(get_frame(1), value)
                 except Exception:
@@ -161,11 +186,13 @@ class Exits:
     def _returned(self, frame: FrameType, value: Any) -> None:
         for hold in self._leave(frame):
             self._hand_on(hold, frame, value)
+        self._reaching_ended(frame)
 
     def _raised(self, frame: FrameType, _error: BaseException) -> None:
         # What the exception carries (its traceback) nobody will release.
         for hold in self._leave(frame):
             self._hand_on(hold, frame, None)
+        self._reaching_ended(frame)
 
     def _yielded(self, frame: FrameType, value: Any) -> None:
         """A generator that owns a hold hands it to whoever iterates; it may still release it itself."""
@@ -176,6 +203,12 @@ class Exits:
                 consumer = self._callsites.next_owner(frame.f_back)
                 if consumer is not None:
                     self._give(hold, consumer, blame=True)
+
+    def _reaching_ended(self, frame: FrameType) -> None:
+        """An activation ends that could reach holds: whoever has them now is found when they are judged."""
+        for hold, code in list(self._reaching.pop(id(frame), {}).values()):
+            if hold.is_open and code is frame.f_code:
+                self._note(hold, Evidence.FUNCTION_EXITED, self._registry.clock())
 
     def _leave(self, frame: FrameType) -> list[Hold]:
         """The open holds of an activation that ends, which owns nothing afterwards."""

@@ -8,6 +8,7 @@ from typing import Any
 from otel_connleak.callsite import CallSites
 from otel_connleak.claim import Leak
 from otel_connleak.config import load
+from otel_connleak.describe import Describe
 from otel_connleak.evidence.dropped import Dropped
 from otel_connleak.evidence.ended import EndedThreads
 from otel_connleak.evidence.exits import Exits
@@ -66,20 +67,22 @@ class Core:
                 ThreadRecord: EndedThreads(note).ended,
             }
         )
-        self.registry.listeners = Listeners(always=[self.exits], claimed=[self.leaks.released])
+        self.leaks.watch = self.exits.watch
+        self.registry.listeners = Listeners(
+            always=[self.exits], claimed=[self.leaks.released, self.exits.unwatch]
+        )
         self.pool = ToyPool(self.registry)
 
     def _verdicts(self) -> Leaks:
         ids = itertools.count(1)
-        leaks = Leaks(
-            self.registry,
+        describe = Describe(
             self.callsites,
-            Reachability(self.callsites.is_application_module),
             self.settings,
-            self.due.append,
             new_id=lambda: f"{next(ids):08x}",
             wall=lambda: EPOCH + self.clock(),
         )
+        reach = Reachability(self.callsites.is_application_module)
+        leaks = Leaks(self.registry, describe, reach, self.settings, self.due.append, spent=lambda: 0.0)
         leaks.listen([self.reports.append], [self.recovered.append])
         return leaks
 
@@ -108,3 +111,31 @@ class Core:
     def reported(self) -> list[tuple[str, str]]:
         """The function and the first evidence of all reports so far."""
         return [(leak.short, str(leak.evidence[0])) for leak in self.reports]
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and do at each deadline on the way what the watchdog would do.
+
+        Raises:
+            AssertionError: the watchdog would not sleep any more.
+        """
+        end = self.clock.now + seconds
+        self.after(0.0)
+        for _ in range(1_000):
+            deadlines = [source.next_deadline() for source in (self.overdue, self.leaks)]
+            next_one = min((when for when in deadlines if when is not None and when <= end), default=None)
+            if next_one is None:
+                break
+            self.after(max(0.0, next_one - self.clock.now))
+        else:
+            raise AssertionError(f"there is always a deadline at {self.clock.now}")
+        self.after(end - self.clock.now)
+
+    def after_fork(self) -> None:
+        """Do what the instrumentor does in a forked child; the threads of the parent are still here."""
+        self.watchdog.after_fork()
+        self.callsites.forget()
+        threads = Threads(self.clock, self.watchdog.put)
+        self.registry.after_fork(threads.current, self.watchdog.put)
+        self.overdue.clear()
+        self.exits.clear()
+        self.leaks.clear()

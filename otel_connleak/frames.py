@@ -1,0 +1,119 @@
+"""Frames of activations that live, running or suspended, and what is in them, without side effect (L0)."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import inspect
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator
+from types import CodeType, FrameType
+from typing import Any, Final
+
+from otel_connleak.native import threads_are_greenlets
+
+_OURS: Final = __name__.partition(".")[0] + "."
+
+type Activation = tuple[int, CodeType]
+"""One activation of a function: the identity of its frame object, and its code. Identities are reused."""
+
+
+def _frame_variable() -> Callable[[FrameType, str], Any]:
+    """CPython's ``PyFrame_GetVar`` (3.12 and newer), which reads one variable of any frame.
+
+    Reading ``frame.f_locals`` of somebody else's frame would on 3.12 store a copy of all locals in the frame,
+    and so keep a connection alive that the function has let go (PEP 667 ended this in 3.13).
+    """
+    get = ctypes.pythonapi.PyFrame_GetVar
+    get.restype = ctypes.py_object
+    get.argtypes = [ctypes.py_object, ctypes.py_object]
+    return get
+
+
+try:
+    _get_variable: Callable[[FrameType, str], Any] | None = _frame_variable()
+except (AttributeError, OSError):  # not CPython, or built without a dynamic symbol table
+    _get_variable = None
+
+
+def is_function(code: CodeType | None) -> bool:
+    """Whether it is the code of a function, and not the body of a module or class."""
+    return code is not None and bool(code.co_flags & inspect.CO_OPTIMIZED)
+
+
+def local_values(frame: FrameType, only: Container[str] | None = None) -> list[Any]:
+    """The values of a frame's local variables, also of one that runs in another thread; without side effect.
+
+    Args:
+        frame: any frame.
+        only: names of the variables that are wanted, by default all.
+    """
+    code: CodeType = frame.f_code
+    if not is_function(code) or _get_variable is None:
+        return list(frame.f_locals.values()) if frame.f_locals is not frame.f_globals else []
+    values = []
+    for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
+        if only is not None and name not in only:
+            continue
+        try:
+            values.append(_get_variable(frame, name))
+        except NameError:  # not bound at the moment
+            continue
+    return values
+
+
+def upwards(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame and its callers, innermost first, without our own."""
+    while frame is not None:
+        if not str(frame.f_globals.get("__name__")).startswith(_OURS):
+            yield frame
+        frame = frame.f_back
+
+
+def running_frames() -> Iterator[FrameType]:
+    """The frames of all threads, innermost first in each, without our own."""
+    tops = sys._current_frames()
+    while tops:
+        yield from upwards(tops.popitem()[1])
+    if threads_are_greenlets():
+        # What would be a thread elsewhere waits here in a greenlet, and only the event loop's C code knows of
+        # it. The only list of them all is that of the garbage collector.
+        for greenlet in _greenlets_among(gc.get_objects()):
+            yield from greenlet_frames(greenlet)
+
+
+def suspended_frames(coroutines: Iterable[Any]) -> Iterator[FrameType]:
+    """The frames of coroutines that wait, of those that they wait for, and of greenlets that bridge them."""
+    for coroutine in coroutines:
+        waiting = coroutine
+        while waiting is not None:
+            frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+            if frame is not None:
+                yield frame
+                if "greenlet" in sys.modules:
+                    # SQLAlchemy's asyncio runs synchronous code in a greenlet, which the coroutine keeps.
+                    for greenlet in _greenlets_among(local_values(frame)):
+                        yield from greenlet_frames(greenlet)
+            waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+
+
+def greenlet_class() -> type:
+    """The class of greenlets; one that has no instances where there are none in this process."""
+    module = sys.modules.get("greenlet")
+    found = getattr(module, "greenlet", None)
+    return found if isinstance(found, type) else _NoGreenlet
+
+
+def greenlet_frames(greenlet: Any) -> Iterator[FrameType]:
+    """The frames of a greenlet that is suspended; none of one that runs, or is over."""
+    return upwards(greenlet.gr_frame)
+
+
+class _NoGreenlet:
+    """Stands for the class of greenlets where there are none."""
+
+
+def _greenlets_among(values: list[Any]) -> Iterator[Any]:
+    kind = greenlet_class()
+    # By their type: ``isinstance`` would ask a lazy proxy for its class, and so run the application's code.
+    return (value for value in values if issubclass(type(value), kind))
