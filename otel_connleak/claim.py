@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from otel_connleak.hold import Certainty, Evidence, Facts, Hold, Kind, PoolFigures, Transaction
+from otel_connleak.connection import Facts, PoolFigures, Transaction
+from otel_connleak.hold import Certainty, Evidence, Hold, Kind
 
 
 class StackFrame(NamedTuple):

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from otel_connleak.callsite import CallSites
 from otel_connleak.claim import Leak
 from otel_connleak.config import Settings
+from otel_connleak.connection import Transaction
 from otel_connleak.fingerprints import Fingerprints
 from otel_connleak.guard import failed
-from otel_connleak.hold import Certainty, Evidence, Hold, Transaction
+from otel_connleak.hold import Certainty, Evidence, Hold
 from otel_connleak.statements import shown
 
 

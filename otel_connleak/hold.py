@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import enum
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
+
+from otel_connleak.connection import Tracked, Transaction
 
 
 class Kind(enum.StrEnum):
@@ -38,16 +39,6 @@ class Certainty(enum.StrEnum):
 
     POSSIBLE = "possible"
     CONFIRMED = "confirmed"
-
-
-class Transaction(enum.StrEnum):
-    """The driver's transaction status as one word, read without a round trip."""
-
-    NONE = "none"
-    OPEN = "open"
-    ABORTED = "aborted"
-    ACTIVE = "active"
-    UNKNOWN = "unknown"
 
 
 class Outcome(enum.StrEnum):
@@ -91,56 +82,6 @@ type Origin = tuple[CallSite, int, CodeType | None, tuple[Any, ...]]
 """Who is asking: call site, identity of the owner's frame (0: nobody), its code, the stack (see `Hold`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is constant for one physical connection, read once when it is first seen.
-
-    A closed connection may raise when asked for these, so they are kept.
-    """
-
-    system: str = "other_sql"
-    namespace: str | None = None
-    address: str | None = None
-    port: int | None = None
-    server_pid: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PoolFigures:
-    """How full a pool is, in connections and requests. ``None`` where the pool does not say."""
-
-    used: int
-    maximum: int | None = None
-    waiting: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Pool:
-    """One connection pool of the application.
-
-    Attributes:
-        name: the pool's name, as the user gave it or as the library numbered it.
-        figures: asks the live pool for its maximum and waiting requests; must not block.
-        hint: one sentence that says how a connection of this pool is given back on every path.
-        open: holds of this pool that are open now.
-        lost: connections of this pool that nobody can give back any more; their slots stay taken.
-    """
-
-    name: str
-    figures: Callable[[], tuple[int | None, int | None]]
-    hint: str = ""
-    open: int = 0
-    lost: int = 0
-
-    def snapshot(self) -> PoolFigures:
-        """The pool's figures now. Never raises: a pool that fails to answer has only our own count."""
-        try:
-            maximum, waiting = self.figures()
-        except Exception:
-            maximum, waiting = None, None
-        return PoolFigures(self.open + self.lost, maximum, waiting)
-
-
 class ThreadRecord:
     """One thread that has acquired something; dies with the thread.
 
@@ -167,38 +108,11 @@ class ThreadRecord:
         return name
 
 
-class Tracked(weakref.ref[Any]):
-    """A weak reference to one physical connection, with what is known about it.
-
-    Its callback is a queue's ``put``: when the connection is collected, the garbage collector does nothing
-    but hand this object to the watchdog (promise 4 of DESIGN section 6).
-
-    Attributes:
-        key: ``id()`` of the connection; the number may be in use again after it has died.
-        facts: what was read from it when it was first seen.
-        transaction: reads its transaction status; takes the connection.
-        pool: the pool it belongs to for its whole life, or None for a direct connection.
-        hold: the open hold of it, or None while it is not held.
-        closed: the connection was already closed when it was dropped: nothing was lost.
-        attributes: the span attributes of this connection, filled by the span listener.
-    """
-
-    __slots__ = ("attributes", "closed", "facts", "hold", "key", "pool", "transaction")
-
-    key: int
-    facts: Facts
-    transaction: Callable[[Any], Transaction]
-    pool: Pool | None
-    hold: Hold | None
-    closed: bool
-    attributes: dict[str, Any] | None
-
-
 class Hold:
     """One resource held by the application from acquire to release.
 
-    Times are monotonic seconds. A hold refers to the connection only weakly, through ``tracked``. One of these
-    is made for each acquire: what most holds never change is a default of the class, not set for each.
+    Times are monotonic seconds. A hold refers to the connection only weakly, through ``tracked``. One is made
+    for each acquire: what most holds never change is a default of the class, not set for each.
 
     Attributes:
         number: counts the holds of this process; unique in it.
@@ -282,6 +196,13 @@ class Hold:
         """Name of the asyncio task of the acquire, or None outside of one."""
         task: Any = self.task() if self.task is not None else None
         return task.get_name() if hasattr(task, "get_name") else self.ended_task
+
+    @property
+    def skipped(self) -> tuple[int, ...]:
+        """Identities of what is no way to the connection, although it refers to it: its pool."""
+        reference = self.pool.library if self.pool is not None else None
+        library = reference() if reference is not None else None
+        return (id(library),) if library is not None else ()
 
     def use_time(self, now: float) -> float:
         """Seconds from acquire to release, or to ``now`` while it is open."""

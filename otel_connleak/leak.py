@@ -43,6 +43,8 @@ class Leaks:
         spent: processor time of the calling thread, in seconds.
 
     Attributes:
+        suspect: called with a hold of which something was observed: it may be dropped where nothing tells.
+        look: called with a hold that is to be judged: whether it is dropped.
         watch: called with a hold and a live activation that can reach it; to be told when that exits.
     """
 
@@ -61,6 +63,8 @@ class Leaks:
         self._settings = settings
         self._due = due
         self._spent = spent
+        self.suspect: Callable[[Hold], None] = lambda _hold: None
+        self.look: Callable[[Hold], None] = lambda _hold: None
         self.watch: Callable[[Hold, Activation], None] = lambda _hold, _activation: None
         self._claims = Claims()
         self._singletons = Singletons()
@@ -103,6 +107,7 @@ class Leaks:
         else:
             # What is overdue has been idle for long enough: it is judged at once, with whatever else is due.
             self._claim(hold, at if evidence is Evidence.OVERDUE else at + self._settings.grace)
+            self.suspect(hold)
 
     def released(self, hold: Hold) -> None:
         """Listener of the registry: a released hold has no claim; a reported one has recovered."""
@@ -147,6 +152,8 @@ class Leaks:
         self._due(when)
 
     def _judge(self, claims: list[Claim], now: float, *, overdue: bool = False) -> None:
+        for claim in claims:
+            self.look(claim.hold)
         who = self._who([claim.hold for claim in claims], module_first=overdue)
         for _, _, tries, hold in claims:
             if not hold.is_open or hold.leak is not None or hold.tracked() is None:
@@ -172,6 +179,7 @@ class Leaks:
                 loops,
                 module_first=module_first,
                 found_in=lambda key, activation: self.watch(alive[key], activation),
+                skip={identity for hold in holds for identity in hold.skipped},
             )
         except Exception:
             # A report that says "possible" is better than one that is lost.

@@ -17,7 +17,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from types import CodeType, FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from otel_connleak.frames import Activation, is_function, local_values, running_frames, suspended_frames
 from otel_connleak.search import Search
@@ -32,6 +32,16 @@ type OnFound = Callable[[int, Activation], None]
 """Takes the identity of a connection, and a live activation that can reach it."""
 
 
+class _Question(NamedTuple):
+    """The arguments of `Reachability.who`."""
+
+    targets: Mapping[int, tuple[int, CodeType | None]]
+    loops: Iterable[asyncio.AbstractEventLoop]
+    module_first: bool
+    found_in: OnFound
+    skip: tuple[int, ...]
+
+
 class Reach(enum.Enum):
     """Who was found to reach a connection."""
 
@@ -41,13 +51,13 @@ class Reach(enum.Enum):
     NOBODY = "nobody"
 
 
-def carries(value: Any, target: int, most: int = 1_000) -> bool:
+def carries(value: Any, target: int, skip: Iterable[int] = (), most: int = 1_000) -> bool:
     """Whether ``value`` is, or keeps within a few steps, the object with the identity ``target``.
 
-    Bounded to ``most`` references: it runs in the application's thread, when a function exits that still
-    holds.
+    Never through objects whose identity is in ``skip``. Bounded to ``most`` references: it runs in the
+    application's thread, when a function exits that still holds.
     """
-    return value is not None and bool(Search({target}, most).run([(None, [value])]))
+    return value is not None and bool(Search({target}, most, skip=skip).run([(None, [value])]))
 
 
 class Reachability:
@@ -73,6 +83,7 @@ class Reachability:
         *,
         module_first: bool = False,
         found_in: OnFound = lambda _target, _activation: None,
+        skip: Iterable[int] = (),
     ) -> dict[int, Reach]:
         """Who can reach each of these connections.
 
@@ -84,22 +95,19 @@ class Reachability:
             module_first: what both a live activation and a module can reach counts as module state.
             found_in: told of a connection that a live activation can reach, and of that activation. It may
                 be over by then.
+            skip: identities of objects that are not followed: of pools that refer to what they hand out.
         """
         if not targets:
             return {}
-        answers = self._ask(targets, loops, module_first, found_in)
+        question = _Question(targets, loops, module_first, found_in, tuple(skip))
+        answers = self._ask(question)
         # The application goes on while we search, and may carry a connection from where we have not looked
         # yet to where we have. So "nobody" is asked twice.
         nobody = {key: owner for key, owner in targets.items() if answers[key] is Reach.NOBODY}
-        return answers | self._ask(nobody, loops, module_first, found_in) if nobody else answers
+        return answers | self._ask(question._replace(targets=nobody)) if nobody else answers
 
-    def _ask(
-        self,
-        targets: Mapping[int, tuple[int, CodeType | None]],
-        loops: Iterable[asyncio.AbstractEventLoop],
-        module_first: bool,
-        found_in: OnFound,
-    ) -> dict[int, Reach]:
+    def _ask(self, question: _Question) -> dict[int, Reach]:
+        targets, loops, module_first, found_in, skip = question
         pause = self._pauses()
         coroutines = _live_coroutines(loops)
         living: dict[int, CodeType] = {}
@@ -109,7 +117,7 @@ class Reachability:
         owned = {target for target, (owner, code) in targets.items() if code and living.get(owner) is code}
         # The body of a module that runs is no activation of its own: its variables are the module's state.
         running = {target for target in owned if is_function(targets[target][1])}
-        search = Search(set(targets), _MOST, pause)
+        search = Search(set(targets), _MOST, pause, skip)
         activations = chain(
             _coroutine_roots(coroutines), _roots(running_frames()), [(None, _contexts(loops))]
         )

@@ -1,9 +1,9 @@
 """The source of truth: which holds are open, who owns them, and totals by function (L1).
 
 Spans, metrics and reports are listeners; detection never depends on them or on sampling. The adapters call
-`acquire`, `release`, `released` and the driver-call functions; everything here is on the hot path unless it
-says otherwise. There is one re-entrant lock: a finalizer that the garbage collector runs inside a locked
-region may itself release a connection. Listeners run outside of it.
+`acquire`, `release`, `released` and the driver-call functions; everything here is hot unless it says otherwise.
+The one lock is re-entrant: a finalizer that the garbage collector runs inside a locked region may itself
+release a connection. Listeners run outside of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from otel_connleak.hold import Facts, Hold, Origin, Outcome, Pool, ThreadRecord, Tracked, Transaction
+from otel_connleak.connection import Facts, Pool, Tracked, Transaction
+from otel_connleak.hold import Hold, Origin, Outcome, ThreadRecord
 from otel_connleak.listeners import Listeners
 from otel_connleak.native import RLock
 from otel_connleak.totals import Totals
@@ -91,7 +92,8 @@ class Registry:
     def hold_of(self, connection: Any) -> Hold | None:
         """The open hold of a connection, or None."""
         tracked = self._tracked.get(id(connection))
-        return tracked.hold if tracked is not None and tracked() is connection else None
+        hold: Hold | None = tracked.hold if tracked is not None and tracked() is connection else None
+        return hold
 
     # --- acquire and release -------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class Registry:
         tracked = self._tracked.get(id(connection))
         if tracked is None or tracked() is not connection:
             return None
-        hold = tracked.hold
+        hold: Hold | None = tracked.hold
         if hold is None or hold.source != source:
             return None
         return hold if self._close(hold, _RELEASED, self.clock()) else None
@@ -289,8 +291,7 @@ class Registry:
         Spans of inherited holds are never ended here: the parent ends them.
         """
         for hold in (*self._fresh.values(), *self._aged.values()):
-            # Whatever still knows it (the end of its thread, which its record's finalizer tells here, or its
-            # task) finds it ended. Without the lock: it may have been inherited locked.
+            # Whatever still knows it finds it ended. Without the lock: it may have been inherited locked.
             hold.outcome = Outcome.LOST
             hold.thread.holds.clear()
         self._current_thread = current_thread

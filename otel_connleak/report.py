@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from otel_connleak.claim import Leak
-from otel_connleak.hold import Hold, Transaction
+from otel_connleak.connection import Transaction
+from otel_connleak.hold import Hold
 from otel_connleak.names import INSTRUMENTATION
 
 _logger = logging.getLogger(INSTRUMENTATION)

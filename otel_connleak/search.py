@@ -43,18 +43,27 @@ class Search:
         targets: the identities; those that are found are removed.
         most: references to look at in one run.
         pause: called between small steps.
+        skip: identities of objects that are not followed.
 
     Attributes:
         thread_locals: the `threading.local` objects that were met. They are not followed: what is in them is
             one thread's own, and not the state of whoever can reach them.
     """
 
-    def __init__(self, targets: set[int], most: int, pause: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        targets: set[int],
+        most: int,
+        pause: Callable[[], None] = lambda: None,
+        skip: Iterable[int] = (),
+    ) -> None:
         self.targets = targets
         self._most = most
         self._pause = pause
         self._left = most
         self._seen: list[set[int]] = [set() for _ in range(1 + most // _PART)]
+        self._skip = tuple(skip)
+        self._mark_skipped()
         self.thread_locals: list[Any] = []
         self._kinds: dict[int, tuple[Any, type]] = {}
 
@@ -111,6 +120,11 @@ class Search:
         for part in self._seen:
             self._pause()
             part.clear()
+        self._mark_skipped()
+
+    def _mark_skipped(self) -> None:
+        for identity in self._skip:
+            self._seen[(identity >> 8) % len(self._seen)].add(identity)
 
     def _fresh(self, items: list[Any]) -> list[Any]:
         seen = self._seen

@@ -17,12 +17,12 @@ from otel_connleak.adapters import psycopg_pool as pool_adapter
 from otel_connleak.adapters.psycopg_pool import PsycopgPoolAdapter
 from otel_connleak.callsite import CallSites
 from otel_connleak.drivers import Driver
+from otel_connleak.engine import Engine
 from otel_connleak.evidence import ended, exits
 from otel_connleak.evidence.dropped import Dropped
 from otel_connleak.evidence.ended import EndedTasks, EndedThreads, EndedTraces
 from otel_connleak.evidence.exits import Exits
 from otel_connleak.evidence.overdue import Overdue
-from otel_connleak.instrumentor import Engine
 from otel_connleak.leak import Leaks
 from otel_connleak.listeners import Listeners
 from otel_connleak.otel.events import LeakEvents

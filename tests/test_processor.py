@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from otel_connleak import ConnLeakSpanProcessor
-from otel_connleak.instrumentor import Engine, engine
+from otel_connleak.engine import Engine
+from otel_connleak.instrumentor import engine
 from tests.support import toy
 from tests.support.telemetry import Telemetry
 from tests.support.toy import ToyPool

@@ -12,9 +12,10 @@ import sys
 from typing import Any, Final
 
 from otel_connleak.config import Settings
+from otel_connleak.connection import Tracked
 from otel_connleak.drivers.psycopg import DRIVER, STATUS
 from otel_connleak.guard import failed
-from otel_connleak.hold import Hold, Tracked
+from otel_connleak.hold import Hold
 from otel_connleak.nesting import connects_for_a_pool, inside
 from otel_connleak.patching import Patches
 from otel_connleak.registry import Registry

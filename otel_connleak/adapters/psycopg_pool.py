@@ -13,9 +13,10 @@ import weakref
 from typing import Any, Final
 
 from otel_connleak.config import Settings
+from otel_connleak.connection import Pool, Tracked
 from otel_connleak.drivers.psycopg import DRIVER
 from otel_connleak.guard import failed
-from otel_connleak.hold import Hold, Pool, Tracked
+from otel_connleak.hold import Hold
 from otel_connleak.nesting import inside
 from otel_connleak.patching import Patches
 from otel_connleak.registry import Registry

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from otel_connleak.hold import Facts, Transaction
+from otel_connleak.connection import Facts, Transaction
 
 
 class Driver(NamedTuple):

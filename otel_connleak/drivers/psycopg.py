@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from otel_connleak.connection import Facts, Transaction
 from otel_connleak.drivers import Driver
-from otel_connleak.hold import Facts, Transaction
 
 # libpq's PQtransactionStatus, in the order of its numbers.
 STATUS: Final = (

@@ -1,11 +1,15 @@
-"""``dropped``: the connection object is gone and was never released (L2)."""
+"""``dropped``: the connection object is gone and was never released, or nobody can give it back (L2)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+from otel_connleak import references
+from otel_connleak.connection import Tracked
 from otel_connleak.evidence import Note
-from otel_connleak.hold import Evidence, Tracked
+from otel_connleak.guard import failed
+from otel_connleak.hold import Evidence, Hold
 from otel_connleak.registry import Registry
 
 _SETTLE = 0.01
@@ -41,3 +45,56 @@ class Dropped:
             self._registry.over(hold)
             return
         self._note(hold, Evidence.DROPPED, died)
+
+
+class Suspect(NamedTuple):
+    """A message for the watchdog: something was observed about a hold whose pool itself refers to it."""
+
+    hold: Hold
+
+
+class OnlyInPool:
+    """Finds what nobody but its pool refers to any more: the pool keeps it from being collected.
+
+    Nothing tells when the last other reference goes. So the references are counted when there is reason to,
+    and against what the library says it keeps at that moment: the exit of a function, of a thread, of a task.
+
+    Args:
+        put: takes a message for the watchdog, whose handler must be `suspected`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        note: Note,
+        after: Callable[[float, Callable[[], None]], None],
+        put: Callable[[object], None],
+    ) -> None:
+        self._registry = registry
+        self._note = note
+        self._after = after
+        self._put = put
+
+    def suspect(self, hold: Hold) -> None:
+        """Something was observed about a hold. Any thread: a function that exits still has its variables."""
+        if hold.pool is not None and hold.pool.keeps is not None:
+            self._put(Suspect(hold))
+
+    def suspected(self, suspect: Suspect) -> None:
+        """Look in a moment; in the watchdog's thread."""
+        self._after(self._registry.clock() + _SETTLE, lambda: self.look(suspect.hold))
+
+    def look(self, hold: Hold) -> None:
+        """Count the references now; in the watchdog's thread."""
+        keeps = hold.pool.keeps if hold.pool is not None else None
+        connection = hold.tracked()
+        if keeps is None or connection is None or not hold.is_open:
+            return
+        try:
+            kept = keeps(connection)
+        except Exception:
+            failed("references of the pool")
+            return
+        del connection
+        if references.count(hold.tracked) == kept:
+            self._note(hold, Evidence.DROPPED, self._registry.clock())

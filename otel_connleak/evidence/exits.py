@@ -199,7 +199,7 @@ class Exits:
         if frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR and type(value).__name__ != _WRAPPED_YIELD:
             return  # an await inside of it
         for hold in _open(self._owners.get(id(frame)), frame):
-            if carries(value, hold.tracked.key):
+            if _has(value, hold):
                 consumer = self._callsites.next_owner(frame.f_back)
                 if consumer is not None:
                     self._give(hold, consumer, blame=True)
@@ -216,9 +216,8 @@ class Exits:
 
     def _hand_on(self, hold: Hold, frame: FrameType, value: Any) -> None:
         """The owner's activation ends: to whom does the hold go?"""
-        target = hold.tracked.key
-        returned = carries(value, target)
-        if returned or _kept_on_argument(frame, target) or _kept_in_context(target):
+        returned = _has(value, hold)
+        if returned or _kept_on_argument(frame, hold) or _kept_in_context(hold):
             caller = self._callsites.next_owner(frame.f_back)
             if caller is not None:
                 # Also what a helper of ``__enter__`` or ``__init__`` keeps on ``self`` is acquired for the
@@ -247,15 +246,19 @@ def _open(owned: _Owned | None, frame: FrameType) -> list[Hold]:
     return [hold for hold in holds if hold.is_open and hold.code is frame.f_code]
 
 
-def _kept_in_context(target: int) -> bool:
+def _has(value: Any, hold: Hold) -> bool:
+    return carries(value, hold.tracked.key, hold.skipped)
+
+
+def _kept_in_context(hold: Hold) -> bool:
     """Whether the connection is kept in a context variable: whoever goes on in this context can release it.
 
     It is asked here, in the application's thread: the context of another thread cannot be seen.
     """
-    return carries(list(copy_context().values()), target)
+    return _has(list(copy_context().values()), hold)
 
 
-def _kept_on_argument(frame: FrameType, target: int) -> bool:
+def _kept_on_argument(frame: FrameType, hold: Hold) -> bool:
     """Whether the connection is kept on an argument of the function: on ``self``, in a list it was given."""
     code = frame.f_code
     count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
@@ -263,4 +266,4 @@ def _kept_on_argument(frame: FrameType, target: int) -> bool:
     arguments = set(code.co_varnames[:count])
     if not arguments:
         return False
-    return any(carries(value, target) for value in local_values(frame, arguments))
+    return any(_has(value, hold) for value in local_values(frame, arguments))

@@ -6,7 +6,8 @@ from typing import Any
 
 from otel_connleak import names
 from otel_connleak.claim import Leak
-from otel_connleak.hold import CallSite, Facts, Hold, Transaction
+from otel_connleak.connection import Facts, Transaction
+from otel_connleak.hold import CallSite, Hold
 
 
 def of_site(site: CallSite) -> dict[str, Any]:

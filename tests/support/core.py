@@ -8,12 +8,13 @@ from typing import Any
 from otel_connleak.callsite import CallSites
 from otel_connleak.claim import Leak
 from otel_connleak.config import load
+from otel_connleak.connection import Tracked
 from otel_connleak.describe import Describe
-from otel_connleak.evidence.dropped import Dropped
+from otel_connleak.evidence.dropped import Dropped, OnlyInPool, Suspect
 from otel_connleak.evidence.ended import EndedThreads
 from otel_connleak.evidence.exits import Exits
 from otel_connleak.evidence.overdue import Overdue
-from otel_connleak.hold import Evidence, Hold, ThreadRecord, Tracked
+from otel_connleak.hold import Evidence, Hold, ThreadRecord
 from otel_connleak.leak import Leaks
 from otel_connleak.listeners import Listeners
 from otel_connleak.reach import Reachability
@@ -61,10 +62,13 @@ class Core:
         note = self.leaks.note
         self.exits = Exits(self.registry, self.callsites, note)
         self.overdue = Overdue(self.registry, note, self.settings.overdue_after)
+        only_in_pool = OnlyInPool(self.registry, note, self.watchdog.after, self.watchdog.put)
+        self.leaks.suspect, self.leaks.look = only_in_pool.suspect, only_in_pool.look
         self.watchdog.handle(
             {
                 Tracked: Dropped(self.registry, note, self.watchdog.after).died,
                 ThreadRecord: EndedThreads(note).ended,
+                Suspect: only_in_pool.suspected,
             }
         )
         self.leaks.watch = self.exits.watch

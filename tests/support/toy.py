@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from otel_connleak.hold import Facts, Hold, Pool, Tracked, Transaction
+from otel_connleak.connection import Facts, Pool, Tracked, Transaction
+from otel_connleak.hold import Hold
 from otel_connleak.reach import Reach, Reachability
 from otel_connleak.registry import Registry
 
@@ -77,6 +78,29 @@ class ToyPool:
 
     def _track(self, connection: Any) -> Tracked:
         return self._registry.track(connection, FACTS, lambda toy: toy.transaction, self.record)
+
+
+class KeepingPool(ToyPool):
+    """A pool that itself refers to what it has handed out, as psycopg2's, asyncpg's and aiomysql's do."""
+
+    def __init__(self, registry: Registry, **options: Any) -> None:
+        super().__init__(registry, **options)
+        self.used: dict[int, Connection] = {}
+        assert self.record is not None
+        self.record.keeps = lambda connection: int(self.used.get(id(connection)) is connection)
+        self.record.library = weakref.ref(self)
+
+    def getconn(self) -> Connection:
+        """Acquire for the caller."""
+        connection = Connection()
+        self.used[id(connection)] = connection
+        self._registry.acquire(SOURCE, connection, sys._getframe(1), self._track)
+        return connection
+
+    def putconn(self, connection: Connection) -> None:
+        """Release."""
+        super().putconn(connection)
+        del self.used[id(connection)]
 
 
 def park(connection: object) -> None:

@@ -1,0 +1,101 @@
+"""What is known of a connection, its server and its pool (L0). Nothing here knows a library or a clock."""
+
+from __future__ import annotations
+
+import enum
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+class Transaction(enum.StrEnum):
+    """The driver's transaction status as one word, read without a round trip."""
+
+    NONE = "none"
+    OPEN = "open"
+    ABORTED = "aborted"
+    ACTIVE = "active"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is constant for one physical connection, read once when it is first seen.
+
+    A closed connection may raise when asked for these, so they are kept.
+    """
+
+    system: str = "other_sql"
+    namespace: str | None = None
+    address: str | None = None
+    port: int | None = None
+    server_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """How full a pool is, in connections and requests. ``None`` where the pool does not say."""
+
+    used: int
+    maximum: int | None = None
+    waiting: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """One connection pool of the application.
+
+    Attributes:
+        name: the pool's name, as the user gave it or as the library numbered it.
+        figures: asks the live pool for its maximum and waiting requests; must not block.
+        hint: one sentence that says how a connection of this pool is given back on every path.
+        keeps: where the pool itself refers to what it has handed out, so that it is never collected: takes a
+            connection and counts these references now.
+        library: with ``keeps``, weakly the library's object: who reaches only that has no connection.
+        open: holds of this pool that are open now.
+        lost: connections of this pool that nobody can give back any more; their slots stay taken.
+    """
+
+    name: str
+    figures: Callable[[], tuple[int | None, int | None]]
+    hint: str = ""
+    keeps: Callable[[Any], int] | None = None
+    library: weakref.ref[Any] | None = None
+    open: int = 0
+    lost: int = 0
+
+    def snapshot(self) -> PoolFigures:
+        """The pool's figures now. Never raises: a pool that fails to answer has only our own count."""
+        try:
+            maximum, waiting = self.figures()
+        except Exception:
+            maximum, waiting = None, None
+        return PoolFigures(self.open + self.lost, maximum, waiting)
+
+
+class Tracked(weakref.ref[Any]):
+    """A weak reference to one physical connection, with what is known about it.
+
+    Its callback is a queue's ``put``: when the connection is collected, the garbage collector does nothing
+    but hand this object to the watchdog (promise 4 of DESIGN section 6).
+
+    Attributes:
+        key: ``id()`` of the connection; the number may be in use again after it has died.
+        facts: what was read from it when it was first seen.
+        transaction: reads its transaction status; takes the connection.
+        pool: the pool it belongs to for its whole life, or None for a direct connection.
+        hold: the open hold of it, opaque here, or None while it is not held.
+        closed: the connection was already closed when it was dropped: nothing was lost.
+        attributes: the span attributes of this connection, filled by the span listener.
+    """
+
+    __slots__ = ("attributes", "closed", "facts", "hold", "key", "pool", "transaction")
+
+    key: int
+    facts: Facts
+    transaction: Callable[[Any], Transaction]
+    pool: Pool | None
+    hold: Any
+    closed: bool
+    attributes: dict[str, Any] | None

@@ -1,0 +1,147 @@
+"""``dropped`` where the pool itself refers to what it has handed out: nobody else refers to it any more."""
+
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from otel_connleak import references
+from otel_connleak.hold import Evidence, Outcome
+from tests.support import toy
+from tests.support.core import Core
+from tests.support.toy import Connection, KeepingPool
+
+SETTLE = 0.01
+GRACE = 5.0
+
+
+@pytest.fixture
+def core() -> Iterator[Core]:
+    """The core, with exits watched and a pool that keeps what it hands out."""
+    core = Core(overdue_after=1_000)
+    with core.watching_exits():
+        yield core
+    toy.forget()
+
+
+@pytest.fixture
+def pool(core: Core) -> KeepingPool:
+    """The pool."""
+    return KeepingPool(core.registry)
+
+
+def drops(pool: KeepingPool) -> None:
+    """Acquires, and forgets it."""
+    pool.getconn()
+
+
+def test_reported_at_once(core: Core, pool: KeepingPool) -> None:
+    """A moment after the function's exit, long before the grace, and confirmed: only the pool has it."""
+    drops(pool)
+    core.after(SETTLE)
+    (leak,) = core.reports
+
+    assert leak.evidence == (Evidence.DROPPED, Evidence.FUNCTION_EXITED)
+    assert (leak.short, str(leak.certainty)) == ("drops", "confirmed")
+    assert leak.hold.outcome is Outcome.LOST
+    core.after(100 * GRACE)
+    assert len(core.reports) == 1
+
+
+def test_somebody_refers_to_it(core: Core, pool: KeepingPool) -> None:
+    """A reference that nobody can use is one all the same: it is only possible, and after the grace."""
+
+    def parks() -> None:
+        toy.park(pool.getconn())
+
+    parks()
+    core.after(SETTLE)
+    assert core.reports == []
+    core.after(GRACE - SETTLE)
+    assert [str(leak.certainty) for leak in core.reports] == ["possible"]
+
+
+def test_dropped_by_the_time_of_the_verdict(core: Core, pool: KeepingPool) -> None:
+    """What was let go after the function's exit is confirmed when the claim is due."""
+
+    def parks() -> None:
+        toy.park(pool.getconn())
+
+    parks()
+    core.after(SETTLE)
+    toy.forget()
+    core.after(GRACE - SETTLE)
+    assert [(leak.evidence[0], str(leak.certainty)) for leak in core.reports] == [
+        (Evidence.DROPPED, "confirmed")
+    ]
+
+
+def test_owner_that_still_has_it(core: Core, pool: KeepingPool) -> None:
+    """The end of a trace, or of a helper, proves nothing while a function has the connection."""
+    connection = pool.getconn()
+    core.note(pool.hold_of(connection), Evidence.TRACE_ENDED)
+    core.after(SETTLE)
+    core.after(10 * GRACE)
+    assert core.reports == []
+    pool.putconn(connection)
+    core.after(10 * GRACE)
+    assert core.reports == []
+
+
+def test_pool_that_has_let_go(core: Core, pool: KeepingPool) -> None:
+    """A pool that was closed refers to it no more: then the one reference is the application's."""
+    connection = pool.getconn()
+    core.note(pool.hold_of(connection), Evidence.TRACE_ENDED)
+    pool.used.clear()
+    core.after(SETTLE)
+    assert core.reports == []
+    assert isinstance(connection, Connection)
+
+
+def test_pool_that_cannot_say(core: Core, pool: KeepingPool, caplog: pytest.LogCaptureFixture) -> None:
+    """A mistake in counting is noted once, and leaves the other evidence."""
+    del pool.used
+    connection = Connection()
+    core.registry.acquire("toy", connection, None, pool._track)
+    hold = pool.hold_of(connection)
+    toy.park(connection)
+    del connection
+    core.note(hold, Evidence.TRACE_ENDED)
+    core.after(SETTLE)
+    core.after(GRACE - SETTLE)
+
+    assert [leak.evidence[0] for leak in core.reports] == [Evidence.TRACE_ENDED]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+@pytest.mark.parametrize("others", range(3))
+def test_count(others: int) -> None:
+    """References are counted without those that counting needs."""
+    connection = Connection()
+    keep = [connection] * others
+    assert references.count(weakref.ref(connection)) == others + 1
+    assert len(keep) == others
+
+
+def test_count_of_what_is_gone() -> None:
+    """Nothing is known of an object that was collected."""
+    gone = weakref.ref(Connection())
+    gc.collect()
+    assert references.count(gone) is None
+
+
+@pytest.mark.parametrize(("enabled", "exact"), [(None, True), (True, True), (False, False)])
+def test_free_threading(enabled: bool | None, exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the interpreter lock counts are not exact, and so this is off."""
+
+    def is_enabled() -> Any:
+        return enabled
+
+    if enabled is None:
+        monkeypatch.delattr(sys, "_is_gil_enabled", raising=False)
+    else:
+        monkeypatch.setattr(sys, "_is_gil_enabled", is_enabled, raising=False)
+    assert references.counts_are_exact() is exact
