@@ -1,7 +1,7 @@
 """The source of truth: which holds are open, who owns them, and totals by function (L1).
 
 Spans, metrics and reports are listeners; detection never depends on them or on sampling. The adapters call
-`acquire`, `release`, `released` and the driver-call functions; everything here is hot unless it says otherwise.
+`acquire`, `release`, `released` and the driver-call functions: all of it is hot unless it says otherwise.
 The one lock is re-entrant: a finalizer that the garbage collector runs inside a locked region may itself
 release a connection. Listeners run outside of it.
 """
