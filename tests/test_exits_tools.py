@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,21 +169,34 @@ with core.watching_exits():
 """
 
 
+COVERAGE = [sys.executable, "-m", "coverage"]
+
+
+def run_in(folder: Path, *command: str) -> str:
+    """Run a command with coverage.py's core for `sys.monitoring`; gives what it says."""
+    env = os.environ | {"COVERAGE_CORE": "sysmon", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    return subprocess.run(command, env=env, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
 def test_under_coverage(tmp_path: Path) -> None:
     """coverage.py's own use of `sys.monitoring` and ours do not disturb each other."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    command = [sys.executable, "-m", "coverage"]
-    env = os.environ | {"COVERAGE_CORE": "sysmon", "PYTHONPATH": str(Path(__file__).parent.parent)}
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [*command, *arguments], env=env, cwd=tmp_path, check=True, capture_output=True, text=True
-        )
-        return done.stdout
-
-    said = run("run", f"--include={program}", str(program))
-    measured = run("report", "--format=total")
+    said = run_in(tmp_path, *COVERAGE, "run", f"--include={program}", str(program))
+    measured = run_in(tmp_path, *COVERAGE, "report", "--format=total")
 
     assert said.strip() == "coverage.py ['forgets', 'fails', 'forgets', 'fails']"
     assert measured.strip() == "100"
+
+
+def test_under_pytest_cov(tmp_path: Path) -> None:
+    """The same inside of a test session that measures its coverage."""
+    functions, start, main = PROGRAM.partition("core = ")
+    test = "def test_program():\n" + textwrap.indent(start + main, "    ")
+    (tmp_path / "test_program.py").write_text(functions + test)
+    arguments = ["-p", "no:randomly", "-q", "-s", "--cov=.", "--cov-report=term-missing"]
+    said = run_in(tmp_path, sys.executable, "-m", "pytest", *arguments, "test_program.py")
+
+    assert "coverage.py ['forgets', 'fails', 'forgets', 'fails']" in said
+    assert "100%" in said
+    assert "1 passed" in said
