@@ -142,6 +142,10 @@ class CallSites:
             frame = frame.f_back
         return None
 
+    def is_application(self, frame: FrameType) -> bool:
+        """Whether a frame runs the application's own code."""
+        return (self._verdicts.get(frame.f_globals.get("__name__")) or self._judge(frame)) <= _REPOSITORY
+
     def is_application_module(self, name: str, namespace: Mapping[str, Any]) -> bool:
         """Whether a loaded module is the application's own code."""
         verdict = self._verdicts.get(name)
@@ -186,13 +190,17 @@ class CallSites:
             return _BOUNDARY
         if top in INFRASTRUCTURE or self._settings.library_modules.match(name, *_parents(name)):
             return _LIBRARY
-        if self._settings.repository.match(name):
+        if self._in_repository(name):
             return _REPOSITORY
         if top in FRAMEWORKS:
             return _FRAMEWORK
         if _in_standard_library(name, str(file) if file else None):
             return _LIBRARY
         return _APPLICATION
+
+    def _in_repository(self, name: str) -> bool:
+        # ``shop.repositories.*`` means the module ``shop.repositories`` too: its functions are called so.
+        return self._settings.repository.match(name, name + ".")
 
     def _nobody(self, frame: FrameType | None) -> Origin:
         """The origin where all frames are library frames."""
@@ -227,7 +235,7 @@ class CallSites:
         if len(self._sites) >= _MOST_SITES:
             self._sites.clear()
         helper = code.co_flags & _GENERATOR or code.co_name in ACQUIRES_FOR_CALLER
-        plain = not helper and (not settings.repository or settings.repository.match(module))
+        plain = not helper and (not settings.repository or self._in_repository(module))
         # The code object is kept with the site, so that its id stays its own.
         self._sites[id(code), frame.f_lasti] = (code, site, plain)
         return site

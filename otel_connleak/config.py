@@ -43,7 +43,7 @@ class Settings:
     Attributes:
         overdue_after: a hold that is held and idle for longer is ``overdue``.
         grace: a hold released within this time after the first evidence is never reported.
-        repository: modules or functions of the repository layer; the nearest frame in it owns the hold.
+        repository: modules of the repository layer, ``shop.repositories.*``; the nearest frame in it owns.
         library_modules: further modules that are never the owner, with what is below them.
         long_lived: functions whose holds never become overdue.
         ignore: functions whose holds are never reported.

@@ -99,3 +99,12 @@ class Tracked(weakref.ref[Any]):
     hold: Any
     closed: bool
     attributes: dict[str, Any] | None
+
+    def may_be(self, connection: Any) -> bool:
+        """Whether it is this connection, which has its identity; also in a finalizer of the same cycle.
+
+        In a cycle that is collected weak references go before the finalizers run (PEP 442), and a ``finally``
+        in one of them may well give the connection back.
+        """
+        referent = self()
+        return referent is connection or referent is None

@@ -13,7 +13,7 @@ from otel_connleak.connection import Transaction
 from otel_connleak.fingerprints import Fingerprints
 from otel_connleak.guard import failed
 from otel_connleak.hold import Certainty, Evidence, Hold
-from otel_connleak.statements import shown
+from otel_connleak.statements import shown, summary
 
 
 class Describe:
@@ -42,6 +42,11 @@ class Describe:
     def clear(self) -> None:
         """Count occurrences anew, in a forked child."""
         self._fingerprints.clear()
+
+    def prepare(self) -> None:
+        """Import now what the first report needs, so that it is not late."""
+        if self._settings.statements == "summary":
+            summary("")
 
     def __call__(self, hold: Hold, certainty: Certainty, now: float) -> Leak:
         """The leak as it is at ``now`` (monotonic seconds). The hold must have evidence."""

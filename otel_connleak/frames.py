@@ -82,18 +82,20 @@ def running_frames() -> Iterator[FrameType]:
             yield from greenlet_frames(greenlet)
 
 
-def suspended_frames(coroutines: Iterable[Any]) -> Iterator[FrameType]:
-    """The frames of coroutines that wait, of those that they wait for, and of greenlets that bridge them."""
+def bridged_frames(coroutines: Iterable[Any]) -> Iterator[FrameType]:
+    """The frames of the greenlets that coroutines keep, which bridge them to synchronous code.
+
+    SQLAlchemy's asyncio does so. They are suspended, and yet nothing but their own thread sees their stacks.
+    """
+    if "greenlet" not in sys.modules:
+        return
     for coroutine in coroutines:
         waiting = coroutine
         while waiting is not None:
             frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
             if frame is not None:
-                yield frame
-                if "greenlet" in sys.modules:
-                    # SQLAlchemy's asyncio runs synchronous code in a greenlet, which the coroutine keeps.
-                    for greenlet in _greenlets_among(local_values(frame)):
-                        yield from greenlet_frames(greenlet)
+                for greenlet in _greenlets_among(local_values(frame)):
+                    yield from greenlet_frames(greenlet)
             waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
 
 

@@ -78,6 +78,7 @@ class Leaks:
         self._claims.clear()
         self._singletons.clear()
         self._rest_until = 0.0
+        self._prepared = False
         self._describe.clear()
         self._open: dict[str, Leak] = {}
         self._reporting: set[int] = set()
@@ -135,6 +136,9 @@ class Leaks:
 
     def work(self, now: float) -> None:
         """Judge the claims that are due at ``now``."""
+        if not self._prepared and self._claims.earliest() is not None:
+            self._prepared = True
+            self._describe.prepare()
         if now < self._rest_until:
             return
         due = self._claims.due(now)

@@ -11,6 +11,11 @@ INFRASTRUCTURE: Final = frozenset(
     # drivers and pools
     "psycopg psycopg_c psycopg_binary psycopg_pool psycopg2 asyncpg aiopg sqlite3 aiosqlite pymysql aiomysql "
     "MySQLdb mysql mariadb oracledb cx_Oracle pyodbc pymssql dbutils DBUtils asyncmy aioodbc "
+    # what knows no database
+    "jinja2 markupsafe blinker itsdangerous packaging psutil certifi idna charset_normalizer urllib3 "
+    "requests httpx httpcore h11 h2 google grpc yaml numpy pandas scipy attr attrs cattrs msgpack orjson "
+    "ujson simplejson lxml PIL boto3 botocore cryptography jwt dateutil pytz typing_extensions "
+    "importlib_metadata cython_runtime sitecustomize usercustomize "
     # what only passes a call on
     "greenlet gevent eventlet uvloop anyio sniffio trio outcome tenacity "
     "_pytest pytest pluggy pytest_asyncio coverage".split()

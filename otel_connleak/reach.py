@@ -19,10 +19,11 @@ from itertools import chain
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
-from otel_connleak.frames import Activation, is_function, local_values, running_frames, suspended_frames
+from otel_connleak.frames import Activation, bridged_frames, is_function, local_values, running_frames
 from otel_connleak.search import Search
+from otel_connleak.value_stack import hides_values
 
-_SLICE: Final = 0.0005
+_SLICE: Final = 0.0008
 """Seconds between two moments at which the interpreter lock is let go."""
 _MOST: Final = 500_000
 """References looked at in one search; a larger heap is searched breadth first as far as this goes."""
@@ -40,6 +41,7 @@ class _Question(NamedTuple):
     module_first: bool
     found_in: OnFound
     skip: tuple[int, ...]
+    with_state: bool = True
 
 
 class Reach(enum.Enum):
@@ -54,10 +56,12 @@ class Reach(enum.Enum):
 def carries(value: Any, target: int, skip: Iterable[int] = (), most: int = 1_000) -> bool:
     """Whether ``value`` is, or keeps within a few steps, the object with the identity ``target``.
 
+    Not through coroutines and generators that run now: the function that exits is one, and what its own
+    variables refer to is not kept by whoever keeps its task.
     Never through objects whose identity is in ``skip``. Bounded to ``most`` references: it runs in the
     application's thread, when a function exits that still holds.
     """
-    return value is not None and bool(Search({target}, most, skip=skip).run([(None, [value])]))
+    return value is not None and bool(Search({target}, most, skip=skip, running=False).run([(None, [value])]))
 
 
 class Reachability:
@@ -89,8 +93,8 @@ class Reachability:
 
         Args:
             targets: by the ``id()`` of a connection that is alive, its owner: the identity of the frame
-                object, or 0, and the code. An owner that still runs, or waits, needs no search: it may keep
-                the connection where no search can see it, on the value stack of a ``with`` without ``as``.
+                object, or 0, and the code. An owner that runs may keep the connection where no search can see
+                it: on the value stack of a ``with`` without ``as``.
             loops: event loops whose tasks are looked at.
             module_first: what both a live activation and a module can reach counts as module state.
             found_in: told of a connection that a live activation can reach, and of that activation. It may
@@ -102,26 +106,23 @@ class Reachability:
         question = _Question(targets, loops, module_first, found_in, tuple(skip))
         answers = self._ask(question)
         # The application goes on while we search, and may carry a connection from where we have not looked
-        # yet to where we have. So "nobody" is asked twice.
+        # yet to where we have. So activations are asked twice before it is said that there is nobody.
         nobody = {key: owner for key, owner in targets.items() if answers[key] is Reach.NOBODY}
-        return answers | self._ask(question._replace(targets=nobody)) if nobody else answers
+        again = question._replace(targets=nobody, with_state=False)
+        return answers | self._ask(again) if nobody else answers
 
     def _ask(self, question: _Question) -> dict[int, Reach]:
-        targets, loops, module_first, found_in, skip = question
+        targets, loops, module_first, found_in, skip, with_state = question
         pause = self._pauses()
         coroutines = _live_coroutines(loops)
-        living: dict[int, CodeType] = {}
-        for frame in chain(running_frames(), suspended_frames(coroutines)):
-            living[id(frame)] = frame.f_code
-            pause()
-        owned = {target for target, (owner, code) in targets.items() if code and living.get(owner) is code}
+        hidden = self._hidden(targets, chain(running_frames(), bridged_frames(coroutines)), pause)
         # The body of a module that runs is no activation of its own: its variables are the module's state.
-        running = {target for target in owned if is_function(targets[target][1])}
+        running = {target for target in hidden if is_function(targets[target][1])}
         search = Search(set(targets), _MOST, pause, skip)
         activations = chain(
             _coroutine_roots(coroutines), _roots(running_frames()), [(None, _contexts(loops))]
         )
-        state = [(None, self._module_state(pause))]
+        state = [(None, self._module_state(pause))] if with_state else []
         if module_first:
             module = search.run(state)
             live = search.run(activations)
@@ -135,8 +136,23 @@ class Reachability:
             if activation is not None:
                 found_in(target, activation)
         answers = dict.fromkeys(targets, Reach.NOBODY)
-        answers |= dict.fromkeys(chain(owned, live), Reach.LIVE)
+        answers |= dict.fromkeys(chain(hidden, live), Reach.LIVE)
         return answers | dict.fromkeys(own, Reach.THREAD) | dict.fromkeys(module, Reach.MODULE)
+
+    def _hidden(
+        self,
+        targets: Mapping[int, tuple[int, CodeType | None]],
+        frames: Iterable[FrameType],
+        pause: Callable[[], None],
+    ) -> set[int]:
+        """The connections whose owners run and may keep them where no search can see it."""
+        owners = {owner for owner, code in targets.values() if code is not None}
+        hiding: dict[int, CodeType] = {}
+        for frame in frames:
+            if id(frame) in owners and hides_values(frame):
+                hiding[id(frame)] = frame.f_code
+            pause()
+        return {target for target, (owner, code) in targets.items() if code and hiding.get(owner) is code}
 
     def _module_state(self, pause: Callable[[], None]) -> Iterator[Any]:
         """The values in the namespaces of the application's modules and of their classes."""

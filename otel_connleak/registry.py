@@ -92,7 +92,7 @@ class Registry:
     def hold_of(self, connection: Any) -> Hold | None:
         """The open hold of a connection, or None."""
         tracked = self._tracked.get(id(connection))
-        hold: Hold | None = tracked.hold if tracked is not None and tracked() is connection else None
+        hold: Hold | None = tracked.hold if tracked is not None and tracked.may_be(connection) else None
         return hold
 
     # --- acquire and release -------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Registry:
             calls `released`, or `reinstate` if the library refused.
         """
         tracked = self._tracked.get(id(connection))
-        if tracked is None or tracked() is not connection:
+        if tracked is None or not tracked.may_be(connection):
             return None
         hold: Hold | None = tracked.hold
         if hold is None or hold.source != source:
@@ -281,9 +281,9 @@ class Registry:
             return list(self._loops)
 
     def closing(self, connection: Any) -> Tracked | None:
-        """What is known about a connection in its finalizer: its weak references may be gone already."""
+        """What is known about a connection in its finalizer."""
         tracked = self._tracked.get(id(connection))
-        return tracked if tracked is not None and tracked() in (None, connection) else None
+        return tracked if tracked is not None and tracked.may_be(connection) else None
 
     def after_fork(self, current_thread: Callable[[], ThreadRecord], put: Callable[[object], None]) -> None:
         """Begin anew in a forked child: inherited holds are the parent's, and locks may be held by nobody.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import threading
 import types
 from collections import deque
@@ -20,6 +21,12 @@ _PART: Final = 1_000
 _CONTAINERS: Final = (dict, list, set, tuple, frozenset, deque)
 _GREENLET: Final = object()
 """As what a greenlet is read: its collector's view of it lacks the frames in which it is suspended."""
+_RUNNING: Final[dict[Any, Callable[[Any], bool]]] = {
+    types.CoroutineType: operator.attrgetter("cr_running"),
+    types.GeneratorType: operator.attrgetter("gi_running"),
+    types.AsyncGeneratorType: operator.attrgetter("ag_running"),
+}
+"""What has frames of its own, and how it says that these run now."""
 _NOT_FOLLOWED: Final = (
     type,
     types.ModuleType,
@@ -44,6 +51,7 @@ class Search:
         most: references to look at in one run.
         pause: called between small steps.
         skip: identities of objects that are not followed.
+        running: whether coroutines and generators are followed that run now.
 
     Attributes:
         thread_locals: the `threading.local` objects that were met. They are not followed: what is in them is
@@ -56,6 +64,8 @@ class Search:
         most: int,
         pause: Callable[[], None] = lambda: None,
         skip: Iterable[int] = (),
+        *,
+        running: bool = True,
     ) -> None:
         self.targets = targets
         self._most = most
@@ -63,6 +73,7 @@ class Search:
         self._left = most
         self._seen: list[set[int]] = [set() for _ in range(1 + most // _PART)]
         self._skip = tuple(skip)
+        self._running = running
         self._mark_skipped()
         self.thread_locals: list[Any] = []
         self._kinds: dict[int, tuple[Any, type]] = {}
@@ -148,21 +159,27 @@ class Search:
             container, _ = kinds.get(id(kind)) or kinds.setdefault(id(kind), (_container(kind), kind))
             if container is None:
                 followed.append(item)
-            elif container is types.FunctionType:
-                # Not its globals: they reach everything.
-                followed += (item.__closure__, item.__defaults__, item.__kwdefaults__)
-            elif container is threading.local:
-                self.thread_locals.append(item)
-            elif container is _GREENLET:
+            elif container not in _CONTAINERS:
+                followed += self._special(container, item)
+            elif container.__len__(item) > _LARGE:
+                yield _little_by_little(container, item)
+            else:
                 followed.append(item)
-                yield (value for frame in greenlet_frames(item) for value in local_values(frame))
-            elif container is not _NOT_FOLLOWED:
-                if container.__len__(item) > _LARGE:
-                    yield _little_by_little(container, item)
-                else:
-                    followed.append(item)
         if followed:
             yield iter(gc.get_referents(*followed))
+
+    def _special(self, kind: Any, item: Any) -> Iterable[Any]:
+        """What to follow in place of an object, all of whose references would be too many, or too few."""
+        if kind is types.FunctionType:
+            # Not its globals: they reach everything.
+            return item.__closure__, item.__defaults__, item.__kwdefaults__
+        if kind is threading.local:
+            self.thread_locals.append(item)
+        elif kind is _GREENLET:
+            return item, [value for frame in greenlet_frames(item) for value in local_values(frame)]
+        elif kind in _RUNNING and (self._running or not _RUNNING[kind](item)):
+            return (item,)
+        return ()
 
 
 def _container(kind: type) -> Any:
@@ -171,7 +188,7 @@ def _container(kind: type) -> Any:
         return _NOT_FOLLOWED
     if issubclass(kind, greenlet_class()):
         return _GREENLET
-    bases = (*_CONTAINERS, types.FunctionType, threading.local)
+    bases = (*_CONTAINERS, *_RUNNING, types.FunctionType, threading.local)
     return next((base for base in bases if issubclass(kind, base)), None)
 
 

@@ -13,12 +13,13 @@ LAYERS = [
     # L0: words, and what needs nothing but words. The order within it:
     "version names libraries native references connection",
     "hold",
-    "frames",
+    "frames value_stack",
     "search",
     "guard claim config fingerprints totals",
     "listeners pending singletons",
     # L1: who is asking, what is open, and what is asked of the interpreter
-    "callsite registry threads watchdog reach nesting patching statements expect runtime drivers drivers.*",
+    "callsite registry threads watchdog reach awaiter nesting patching statements expect runtime drivers",
+    "drivers.*",
     "describe",
     # L2: facts, verdict, report, libraries
     "evidence evidence.* leak report adapters adapters.*",

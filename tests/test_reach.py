@@ -1,6 +1,7 @@
 """Can somebody still release it? Asked of real threads, tasks, modules and heaps."""
 
 import asyncio
+import contextlib
 import gc
 import queue
 import sys
@@ -129,6 +130,11 @@ def test_owner_that_still_runs(reach: Reachability) -> None:
     owners: list[FrameType] = []
 
     def owner(wait: Callable[[], None]) -> None:
+        with contextlib.nullcontext():
+            owners.append(sys._getframe())
+            wait()
+
+    def owner_with_nothing_hidden(wait: Callable[[], None]) -> None:
         owners.append(sys._getframe())
         wait()
 
@@ -138,6 +144,9 @@ def test_owner_that_still_runs(reach: Reachability) -> None:
         assert reach.who({identity: known}) == {identity: Reach.LIVE}
         assert reach.who({identity: other}) == {identity: Reach.NOBODY}
     assert reach.who({identity: known}) == {identity: Reach.NOBODY}
+    with toy.in_other_thread(owner_with_nothing_hidden):
+        known = (id(owners[1]), owner_with_nothing_hidden.__code__)
+        assert reach.who({identity: known}) == {identity: Reach.NOBODY}
 
 
 def test_suspended_task(reach: Reachability) -> None:

@@ -13,8 +13,8 @@ from otel_connleak.hold import Evidence, Hold
 from otel_connleak.registry import Registry
 
 _SETTLE = 0.01
-"""Seconds until a drop is judged: in a collected cycle the weak reference goes before the finalizer runs, and
-only the finalizer can say that the connection had been closed before."""
+"""Seconds until a drop is judged: in a collected cycle the weak reference goes before the finalizers run, and
+only these can say that the connection had been closed before, or give it back after all."""
 
 
 class Dropped:
@@ -30,14 +30,18 @@ class Dropped:
     def died(self, tracked: Tracked) -> None:
         """A connection was collected. If it was held, its hold can never be released."""
         died = self._registry.clock()
-        if tracked.pool is not None or tracked.hold is None:
-            self._judge(tracked, died)
+        if tracked.hold is None:
+            self._registry.forget(tracked)
         else:
             self._after(died + _SETTLE, lambda: self._judge(tracked, died))
 
     def _judge(self, tracked: Tracked, died: float) -> None:
-        self._registry.forget(tracked)  # not before: its finalizer looks for it
         hold = tracked.hold
+        if hold is not None and hold.busy_since is not None:
+            # A finalizer rolls back, over the network, and will then release it.
+            self._after(self._registry.clock() + _SETTLE, lambda: self._judge(tracked, died))
+            return
+        self._registry.forget(tracked)  # not before: its finalizers look for it
         if hold is None or not hold.is_open:
             return
         if tracked.closed and tracked.pool is None:

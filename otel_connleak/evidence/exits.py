@@ -18,6 +18,7 @@ from contextvars import copy_context
 from types import CodeType, FrameType
 from typing import Any, Final
 
+from otel_connleak.awaiter import awaiting_frames
 from otel_connleak.callsite import CallSites
 from otel_connleak.evidence import Note
 from otel_connleak.frames import Activation, local_values
@@ -218,17 +219,20 @@ class Exits:
         """The owner's activation ends: to whom does the hold go?"""
         returned = _has(value, hold)
         if returned or _kept_on_argument(frame, hold) or _kept_in_context(hold):
-            caller = self._callsites.next_owner(frame.f_back)
+            caller = self._callsites.next_owner(frame.f_back) or (self._awaiter(frame) if returned else None)
             if caller is not None:
                 # Also what a helper of ``__enter__`` or ``__init__`` keeps on ``self`` is acquired for the
                 # caller.
                 helper = frame.f_code.co_name in ACQUIRES_FOR_CALLER
                 self._give(hold, caller, blame=returned or helper)
-            else:
-                # A framework has it now. Its thread, task or trace will tell.
-                self._registry.move(hold, (hold.site, 0, None, hold.stack), blame=False)
-            return
+                return
+            # A framework has it now, or a thread pool: if it is asked, the search will tell.
+            self._registry.move(hold, (hold.site, 0, None, hold.stack), blame=False)
         self._note(hold, Evidence.FUNCTION_EXITED, self._registry.clock())
+
+    def _awaiter(self, frame: FrameType) -> FrameType | None:
+        """The application's frame that awaits what an activation returns to a thread pool, or as a task."""
+        return next(filter(self._callsites.is_application, awaiting_frames(frame)), None)
 
     def _give(self, hold: Hold, owner: FrameType, *, blame: bool) -> None:
         origin = self._callsites.origin_at(owner)

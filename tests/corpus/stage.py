@@ -29,14 +29,18 @@ class Stage:
     def pool(self, **options: Any) -> ConnectionPool[Any]:
         """An open pool called "orders" of at most four connections; closed when the process ends."""
         options = _POOL_OPTIONS | options
-        return self._pools.enter_context(ConnectionPool(self.dsn, open=True, **options))
+        pool = self._pools.enter_context(ConnectionPool(self.dsn, open=True, **options))
+        pool.wait()  # what it costs to connect is no part of the time to report
+        return pool
 
     async def async_pool(self, **options: Any) -> AsyncConnectionPool[Any]:
         """The same for asyncio; closed when the loop ends."""
         options = _POOL_OPTIONS | options
-        return await self._async_pools.enter_async_context(
+        pool = await self._async_pools.enter_async_context(
             AsyncConnectionPool(self.dsn, open=False, **options)
         )
+        await pool.wait()
+        return pool
 
     def fact(self, name: str = "fact") -> None:
         """Say that what the evidence is about happens now; the last time counts."""
