@@ -1,8 +1,8 @@
 """Who awaits what a thread or task returns: its result goes there, and not to a caller on the stack (L1).
 
-``await asyncio.to_thread(connect)``, ``await loop.run_in_executor(…)``, ``await asyncio.create_task(connect())``
-and ``await asyncio.gather(connect(), …)``: the function has no caller but the standard library. Its future
-knows, in its callbacks, the task that it will wake.
+After ``asyncio.to_thread(connect)``, ``asyncio.create_task(connect())`` or ``asyncio.gather(connect(), …)``
+the function has no caller but the standard library. Its future knows, in its callbacks, the task that it will
+wake.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _future_in_thread_pool(frame: FrameType | None) -> Any:
 
 
 def _submitting_frames(future: Any) -> Iterator[FrameType]:
-    """The frames that are about to await it: where a thread was started for it, its function may be faster."""
+    """The frames that are about to await it: where a thread is started for it, its function may be faster."""
     for frame in running_frames():
         if frame.f_globals.get("__name__") != _THREAD_POOL or frame.f_code.co_name != "submit":
             continue

@@ -42,7 +42,7 @@ class PoolFigures:
     waiting: int | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Pool:
     """One connection pool of the application.
 
@@ -108,3 +108,22 @@ class Tracked(weakref.ref[Any]):
         """
         referent = self()
         return referent is connection or referent is None
+
+
+def tracked_of(
+    connection: Any,
+    put: Callable[[object], None],
+    facts: Facts,
+    transaction: Callable[[Any], Transaction],
+    pool: Pool | None,
+) -> Tracked:
+    """A connection that is seen for the first time. Raises `TypeError` if it cannot be weakly referenced."""
+    tracked = Tracked(connection, put)
+    tracked.key = id(connection)
+    tracked.facts = facts
+    tracked.transaction = transaction
+    tracked.pool = pool
+    tracked.hold = None
+    tracked.closed = False
+    tracked.attributes = None
+    return tracked

@@ -44,7 +44,11 @@ class Describe:
         self._fingerprints.clear()
 
     def prepare(self) -> None:
-        """Import now what the first report needs, so that it is not late."""
+        """Import what the first report needs, in the thread that starts the process.
+
+        In the watchdog's thread a fork could come in between: the child would wait for ever for a lock of the
+        import system that only the parent can let go.
+        """
         if self._settings.statements == "summary":
             summary("")
 

@@ -64,6 +64,7 @@ class Engine:
         self.registry.expect_long = expected
         reach = Reachability(self.callsites.is_application_module)
         describe = Describe(self.callsites, settings)
+        describe.prepare()
         self.leaks = Leaks(self.registry, describe, reach, settings, self.watchdog.due)
         self.log = LeakLog()
         self._wire_evidence()
@@ -89,6 +90,7 @@ class Engine:
         if counts_are_exact():
             self.leaks.suspect, self.leaks.look = only_in_pool.suspect, only_in_pool.look
         self._overdue = Overdue(registry, note, self.settings.overdue_after)
+        self.leaks.idle_again = self._overdue.again
         self._tasks = EndedTasks(note, registry.clock, lambda: watchdog.put)
         self._traces = EndedTraces(note, registry.clock)
         watchdog.handle(

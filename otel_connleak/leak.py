@@ -18,6 +18,7 @@ from otel_connleak.pending import Claim, Claims
 from otel_connleak.reach import Reach, Reachability
 from otel_connleak.registry import Registry
 from otel_connleak.singletons import Singletons
+from otel_connleak.totals import FunctionTotals
 
 _MOST_KEPT: Final = 1_000
 """Reported leaks that `Leaks.reported` remembers."""
@@ -45,6 +46,7 @@ class Leaks:
     Attributes:
         suspect: called with a hold of which something was observed: it may be dropped where nothing tells.
         look: called with a hold that is to be judged: whether it is dropped.
+        idle_again: called with a hold that may lie idle: to be told when it does so for the threshold again.
         watch: called with a hold and a live activation that can reach it; to be told when that exits.
     """
 
@@ -65,6 +67,7 @@ class Leaks:
         self._spent = spent
         self.suspect: Callable[[Hold], None] = lambda _hold: None
         self.look: Callable[[Hold], None] = lambda _hold: None
+        self.idle_again: Callable[[Hold], None] = lambda _hold: None
         self.watch: Callable[[Hold, Activation], None] = lambda _hold, _activation: None
         self._claims = Claims()
         self._singletons = Singletons()
@@ -78,9 +81,8 @@ class Leaks:
         self._claims.clear()
         self._singletons.clear()
         self._rest_until = 0.0
-        self._prepared = False
         self._describe.clear()
-        self._open: dict[str, Leak] = {}
+        self._open: dict[str, tuple[Leak, FunctionTotals]] = {}
         self._reporting: set[int] = set()
         self._reported: deque[Leak] = deque(maxlen=_MOST_KEPT)
         self._lost: Counter[tuple[str, str | None, Kind]] = Counter()
@@ -118,13 +120,15 @@ class Leaks:
         if leak is None:
             return
         with self._lock:
-            if self._open.pop(leak.id, None) is None:
+            counted = self._open.pop(leak.id, None)
+            if counted is None:
                 return
             if hold.outcome is Outcome.LOST and leak.pool is not None:
                 # A pool never gets this slot back; a direct connection was closed as it was collected.
                 self._lost[leak.function, leak.pool, leak.kind] += 1
         if hold.outcome is Outcome.RELEASED:
-            self._registry.totals.of_hold(hold).recovered += 1
+            # Where the leak was counted: ownership may have moved since.
+            counted[1].recovered += 1
             _tell(self._on_recovered, leak)
 
     # --- deadlines of the watchdog -------------------------------------------------------------------------
@@ -136,9 +140,6 @@ class Leaks:
 
     def work(self, now: float) -> None:
         """Judge the claims that are due at ``now``."""
-        if not self._prepared and self._claims.earliest() is not None:
-            self._prepared = True
-            self._describe.prepare()
         if now < self._rest_until:
             return
         due = self._claims.due(now)
@@ -163,15 +164,18 @@ class Leaks:
             if not hold.is_open or hold.leak is not None or hold.tracked() is None:
                 continue  # released meanwhile, reported, or dropped: then that message is on its way
             verdict = who.get(hold.tracked.key, Reach.NOBODY)
-            if self._is_singleton(hold, verdict):
-                continue
-            if verdict is Reach.LIVE and not overdue:
-                # Looked at again when the activation exits that can reach it, or in a while: it may let go
-                # before.
+            singleton = self._is_singleton(hold, verdict)
+            if singleton and overdue:
+                # It may lie idle, but not be lost later: when it is idle for so long again it is judged anew.
+                (hold.seen or {}).pop(Evidence.OVERDUE, None)
+                self.idle_again(hold)
+            elif singleton or (verdict is Reach.LIVE and not overdue):
+                # Looked at again when the activation exits that can reach it, or in a while: it, or the
+                # module, may let go before.
                 delay = self._settings.grace * min(2**tries, _LONGEST_RECHECK)
                 self._claim(hold, now + delay, tries + 1)
-                continue
-            self._report(hold, Certainty.POSSIBLE, now)
+            else:
+                self._report(hold, Certainty.POSSIBLE, now)
 
     def _who(self, holds: list[Hold], *, module_first: bool = False) -> dict[int, Reach]:
         alive = {hold.tracked.key: hold for hold in holds if hold.tracked() is not None}
@@ -183,6 +187,7 @@ class Leaks:
                 loops,
                 module_first=module_first,
                 found_in=lambda key, activation: self.watch(alive[key], activation),
+                unseen={key for key, hold in alive.items() if hold.unseen},
                 skip={identity for hold in holds for identity in hold.skipped},
             )
         except Exception:
@@ -216,11 +221,12 @@ class Leaks:
         finally:
             with self._lock:
                 self._reporting.discard(hold.number)
-        self._registry.totals.of_hold(hold).leaked += 1
+        totals = self._registry.totals.of_hold(hold)
+        totals.leaked += 1
         _tell(self._on_leak, leak)
         # Only now can it recover: nobody is told of a recovery before the leak.
         with self._lock:
-            self._open[leak.id] = leak
+            self._open[leak.id] = leak, totals
             self._reported.append(leak)
         if hold.outcome is not Outcome.HELD:
             # Released or lost while we were telling: do now what could not be done then.
@@ -254,7 +260,7 @@ class Leaks:
         """How many reported leaks are unreleased now, by function, pool and kind, with lost pool slots."""
         with self._lock:
             counts = Counter(self._lost)
-            counts.update((leak.function, leak.pool, leak.kind) for leak in self._open.values())
+            counts.update((leak.function, leak.pool, leak.kind) for leak, _ in self._open.values())
         return counts
 
 

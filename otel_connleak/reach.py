@@ -14,7 +14,7 @@ import gc
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
@@ -40,6 +40,7 @@ class _Question(NamedTuple):
     loops: Iterable[asyncio.AbstractEventLoop]
     module_first: bool
     found_in: OnFound
+    unseen: Collection[int]
     skip: tuple[int, ...]
     with_state: bool = True
 
@@ -87,6 +88,7 @@ class Reachability:
         *,
         module_first: bool = False,
         found_in: OnFound = lambda _target, _activation: None,
+        unseen: Collection[int] = (),
         skip: Iterable[int] = (),
     ) -> dict[int, Reach]:
         """Who can reach each of these connections.
@@ -99,11 +101,12 @@ class Reachability:
             module_first: what both a live activation and a module can reach counts as module state.
             found_in: told of a connection that a live activation can reach, and of that activation. It may
                 be over by then.
+            unseen: the targets that are kept where no search looks: their owners need none while they live.
             skip: identities of objects that are not followed: of pools that refer to what they hand out.
         """
         if not targets:
             return {}
-        question = _Question(targets, loops, module_first, found_in, tuple(skip))
+        question = _Question(targets, loops, module_first, found_in, unseen, tuple(skip))
         answers = self._ask(question)
         # The application goes on while we search, and may carry a connection from where we have not looked
         # yet to where we have. So activations are asked twice before it is said that there is nobody.
@@ -112,10 +115,10 @@ class Reachability:
         return answers | self._ask(again) if nobody else answers
 
     def _ask(self, question: _Question) -> dict[int, Reach]:
-        targets, loops, module_first, found_in, skip, with_state = question
+        targets, loops, module_first, found_in, unseen, skip, with_state = question
         pause = self._pauses()
         coroutines = _live_coroutines(loops)
-        hidden = self._hidden(targets, chain(running_frames(), bridged_frames(coroutines)), pause)
+        hidden = self._hidden(targets, chain(running_frames(), bridged_frames(coroutines)), unseen, pause)
         # The body of a module that runs is no activation of its own: its variables are the module's state.
         running = {target for target in hidden if is_function(targets[target][1])}
         search = Search(set(targets), _MOST, pause, skip)
@@ -143,13 +146,15 @@ class Reachability:
         self,
         targets: Mapping[int, tuple[int, CodeType | None]],
         frames: Iterable[FrameType],
+        unseen: Collection[int],
         pause: Callable[[], None],
     ) -> set[int]:
         """The connections whose owners run and may keep them where no search can see it."""
         owners = {owner for owner, code in targets.values() if code is not None}
+        in_context = {targets[target][0] for target in unseen if target in targets}
         hiding: dict[int, CodeType] = {}
         for frame in frames:
-            if id(frame) in owners and hides_values(frame):
+            if id(frame) in in_context or (id(frame) in owners and hides_values(frame)):
                 hiding[id(frame)] = frame.f_code
             pause()
         return {target for target, (owner, code) in targets.items() if code and hiding.get(owner) is code}

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from otel_connleak.connection import Facts, Pool, Tracked, Transaction
+from otel_connleak.connection import Facts, Pool, Tracked, Transaction, tracked_of
 from otel_connleak.hold import Hold, Origin, Outcome, ThreadRecord
 from otel_connleak.listeners import Listeners
 from otel_connleak.native import RLock
@@ -57,6 +57,7 @@ class Registry:
         self.totals = Totals()
         self._numbers = itertools.count(1)
         self.expect_long: Callable[[], bool] = bool
+        self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
         self._clear()
 
     def _clear(self) -> None:
@@ -72,15 +73,9 @@ class Registry:
         self, connection: Any, facts: Facts, transaction: Callable[[Any], Transaction], pool: Pool | None
     ) -> Tracked:
         """Remember a connection for its whole life. Raises `TypeError` if it cannot be weakly referenced."""
-        tracked = Tracked(connection, self._put)
-        tracked.key = id(connection)
-        tracked.facts = facts
-        tracked.transaction = transaction
-        tracked.pool = pool
-        tracked.hold = None
-        tracked.closed = False
-        tracked.attributes = None
-        self._tracked[tracked.key] = tracked
+        tracked = self._tracked[id(connection)] = tracked_of(connection, self._put, facts, transaction, pool)
+        if pool is not None:
+            self._pools.add(pool)
         return tracked
 
     def forget(self, tracked: Tracked) -> None:
@@ -286,14 +281,13 @@ class Registry:
         return tracked if tracked is not None and tracked.may_be(connection) else None
 
     def after_fork(self, current_thread: Callable[[], ThreadRecord], put: Callable[[object], None]) -> None:
-        """Begin anew in a forked child: inherited holds are the parent's, and locks may be held by nobody.
-
-        Spans of inherited holds are never ended here: the parent ends them.
-        """
+        """Begin anew in a forked child: the parent ends its holds and spans, locks may be held by nobody."""
         for hold in (*self._fresh.values(), *self._aged.values()):
             # Whatever still knows it finds it ended. Without the lock: it may have been inherited locked.
             hold.outcome = Outcome.LOST
             hold.thread.holds.clear()
+        for pool in self._pools:
+            pool.open = pool.lost = 0
         self._current_thread = current_thread
         self._put = put
         self._clear()

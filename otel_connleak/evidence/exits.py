@@ -218,16 +218,21 @@ class Exits:
     def _hand_on(self, hold: Hold, frame: FrameType, value: Any) -> None:
         """The owner's activation ends: to whom does the hold go?"""
         returned = _has(value, hold)
-        if returned or _kept_on_argument(frame, hold) or _kept_in_context(hold):
+        kept = returned or _kept_on_argument(frame, hold)
+        hold.unseen = not kept and _kept_in_context(hold)
+        caller: FrameType | None = None
+        if kept or hold.unseen:
             caller = self._callsites.next_owner(frame.f_back) or (self._awaiter(frame) if returned else None)
-            if caller is not None:
-                # Also what a helper of ``__enter__`` or ``__init__`` keeps on ``self`` is acquired for the
-                # caller.
-                helper = frame.f_code.co_name in ACQUIRES_FOR_CALLER
-                self._give(hold, caller, blame=returned or helper)
-                return
-            # A framework has it now, or a thread pool: if it is asked, the search will tell.
+        if caller is None:
+            # Nobody is the owner now: the next activation of this function may get the identity of this one.
             self._registry.move(hold, (hold.site, 0, None, hold.stack), blame=False)
+        else:
+            # Also what a helper of ``__enter__`` or ``__init__`` keeps on ``self`` is for the caller.
+            helper = frame.f_code.co_name in ACQUIRES_FOR_CALLER
+            self._give(hold, caller, blame=returned or helper)
+            if returned or hold.unseen:
+                return
+            # Whether the caller has that object is not known: after the grace it is looked for.
         self._note(hold, Evidence.FUNCTION_EXITED, self._registry.clock())
 
     def _awaiter(self, frame: FrameType) -> FrameType | None:

@@ -49,6 +49,11 @@ class Overdue:
             else:
                 self._push(hold, now)
 
+    def again(self, hold: Hold) -> None:
+        """A hold that was overdue may be so: look again a threshold from now. In the watchdog's thread."""
+        now = self._registry.clock()
+        heapq.heappush(self._heap, (max(self._due(hold, now), now + self._after), hold.number, hold))
+
     def clear(self) -> None:
         """Forget all deadlines, in a forked child."""
         self._heap.clear()

@@ -120,7 +120,7 @@ def test_trace_ended(parent: Any, pool: ConnectionPool[Any], reports: Reports, t
         leak = reports.leak()
 
     assert leak.function.endswith("test_trace_ended.answer")
-    assert (leak.evidence, leak.certainty) == ({"trace_ended"}, "possible")
+    assert (leak.evidence, leak.certainty) == ({"function_exited", "trace_ended"}, "possible")
 
 
 def test_trace_ended_after_a_call_to_itself(orders: Orders, instrument: Instrument, tracer: Tracer) -> None:

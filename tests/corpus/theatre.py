@@ -74,6 +74,7 @@ class Theatre:
                 "OTEL_SERVICE_NAME": scenario.id,
                 "OTEL_TRACES_EXPORTER": "none",
                 "OTEL_METRICS_EXPORTER": "none",
+                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "flask,wsgi",  # no scenario uses them
                 GRACE_VARIABLE: scenario.env.get(GRACE_VARIABLE, str(GRACE)),
                 "OTEL_PYTHON_CONNLEAK_LIBRARY_MODULES": "tests.corpus.play,tests.corpus.stage",
             }

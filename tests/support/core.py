@@ -71,7 +71,7 @@ class Core:
                 Suspect: only_in_pool.suspected,
             }
         )
-        self.leaks.watch = self.exits.watch
+        self.leaks.watch, self.leaks.idle_again = self.exits.watch, self.overdue.again
         self.registry.listeners = Listeners(
             always=[self.exits], claimed=[self.leaks.released, self.exits.unwatch]
         )
