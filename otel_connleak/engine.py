@@ -201,6 +201,9 @@ class Engine:
         self._spans.end_at_exit(self.registry.holds(), self.registry.clock())
 
     def _flushed(self, done: Latch) -> None:
+        if not self.watchdog.has_timers:
+            done.open()
+            return
         self.watchdog.after(self.registry.clock() + _FLUSH_SETTLE, done.open)
 
     def _add_processor(self, provider: Any) -> None:

@@ -152,7 +152,7 @@ class Registry:
             calls `released`, or `reinstate` if the library refused.
         """
         tracked = self._tracked.get(id(connection))
-        if tracked is None or not tracked.may_be(connection):
+        if tracked is None or (tracked() is not connection and not tracked.may_be(connection)):
             return None
         hold: Hold | None = tracked.hold
         if hold is None or hold.source != source:

@@ -116,6 +116,11 @@ class Watchdog:
         self._clear()
 
     @property
+    def has_timers(self) -> bool:
+        """Whether something is to be run later; for the watchdog's own thread only."""
+        return bool(self._timers)
+
+    @property
     def running(self) -> bool:
         """Whether the thread has been started and not stopped."""
         return self._thread is not None
