@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 APP = ROOT / "tests" / "apps" / "readme_app.py"
 
-BY_CI = {"make demo", "make test", "make bench", "make lint"}
+BY_CI = {"make demo", "make test", "make accuracy", "make bench", "make lint"}
 """Commands that `.ci/run` runs."""
 BY_TEST = {
     "pip install '.[otlp]'",
