@@ -133,12 +133,12 @@ class Soak:
         return Counter({name: expected[name] for name in application.RECOVER if expected[name]})
 
     def print_reports(self) -> None:
-        """Expected and got, by function."""
-        print(f"\n{'function':32}{'leaked':>10}{'reported':>10}{'recovered':>11}")
+        """Expected and got, by function, and how long a connection was held until it was reported."""
+        print(f"\n{'function':32}{'leaked':>10}{'reported':>10}{'recovered':>11}{'slowest':>10}")
         for function in sorted({*self.load.expected, *self.reports.leaks}):
             print(
                 f"{function:32}{self.load.expected[function]:10}{self.reports.leaks[function]:10}"
-                f"{self.reports.recoveries[function]:11}"
+                f"{self.reports.recoveries[function]:11}{self.reports.slowest.get(function, 0.0):8.2f} s"
             )
 
 

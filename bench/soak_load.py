@@ -31,12 +31,21 @@ MODULE = f"{application.__name__}."
 
 
 class Reports(LogRecordExporter):
-    """Counts the log events, and says which connections may be given back; keeps nothing that grows."""
+    """Counts the log events, and says which connections may be given back; keeps nothing that grows.
+
+    Attributes:
+        leaks: reports, by function.
+        recoveries: of which released after all.
+        wrong: what cannot be, as sentences.
+        slowest: for how many seconds a connection was held until it was reported, at most.
+        to_give_back: server processes of what was reported.
+    """
 
     def __init__(self) -> None:
         self.leaks: Counter[str] = Counter()
         self.recoveries: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.slowest: dict[str, float] = {}
         self.to_give_back: SimpleQueue[int] = SimpleQueue()
         self._open: set[str] = set()
 
@@ -52,6 +61,8 @@ class Reports(LogRecordExporter):
         recovers = function in application.RECOVER
         if event == names.LEAK_EVENT:
             self.leaks[function] += 1
+            held = float(attributes[names.USE_TIME])
+            self.slowest[function] = max(held, self.slowest.get(function, 0.0))
             if identity in self._open:
                 self.wrong.append(f"{function} was reported twice as {identity}")
             if recovers:
