@@ -19,7 +19,15 @@ from itertools import chain
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
-from otel_connleak.frames import Activation, bridged_frames, is_function, local_values, running_frames
+from otel_connleak.frames import (
+    Activation,
+    bridged_frames,
+    greenlet_frames,
+    greenlets_as_threads,
+    is_function,
+    local_values,
+    running_frames,
+)
 from otel_connleak.search import Search
 from otel_connleak.value_stack import hides_values
 
@@ -118,13 +126,16 @@ class Reachability:
         targets, loops, module_first, found_in, unseen, skip, with_state = question
         pause = self._pauses()
         coroutines = _live_coroutines(loops)
-        hidden = self._hidden(targets, chain(running_frames(), bridged_frames(coroutines)), unseen, pause)
+        greenlets = greenlets_as_threads(pause)
+
+        def frames() -> Iterator[FrameType]:
+            return chain(running_frames(), *map(greenlet_frames, greenlets))
+
+        hidden = self._hidden(targets, chain(frames(), bridged_frames(coroutines)), unseen, pause)
         # The body of a module that runs is no activation of its own: its variables are the module's state.
         running = {target for target in hidden if is_function(targets[target][1])}
         search = Search(set(targets), _MOST, pause, skip)
-        activations = chain(
-            _coroutine_roots(coroutines), _roots(running_frames()), [(None, _contexts(loops))]
-        )
+        activations = chain(_coroutine_roots(coroutines), _roots(frames()), [(None, _contexts(loops))])
         state = [(None, self._module_state(pause))] if with_state else []
         if module_first:
             module = search.run(state)
