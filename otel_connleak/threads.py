@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 from otel_connleak.hold import ThreadRecord
-from otel_connleak.native import get_ident
+from otel_connleak.native import get_ident, threads_are_greenlets
 
 
 class _EndOfThread:
@@ -48,6 +52,7 @@ class Threads:
         self._clock = clock
         self._put = put
         self._local = _Local()
+        self._greenlets: dict[int, tuple[weakref.ref[Any], ThreadRecord]] = {}
 
     def current(self) -> ThreadRecord:
         """The record of the calling thread, made at its first acquire."""
@@ -55,7 +60,30 @@ class Threads:
         return record if record is not None else self._first()
 
     def _first(self) -> ThreadRecord:
+        if threads_are_greenlets():
+            return self._of_greenlet()
         record = ThreadRecord(threading.current_thread(), get_ident())
         self._local.record = record
         self._local.end = _EndOfThread(record, self._clock, self._put)
+        return record
+
+    def _of_greenlet(self) -> ThreadRecord:
+        """The record of the current greenlet, where greenlets stand for threads; it ends with it."""
+        current = sys.modules["greenlet"].getcurrent()
+        known = self._greenlets.get(id(current))
+        if known is not None and known[0]() is current:
+            return known[1]
+        name = getattr(current, "name", None) or threading.current_thread().name
+        record = ThreadRecord(SimpleNamespace(name=name), get_ident())
+        greenlets, clock, put, key = self._greenlets, self._clock, self._put, id(current)
+
+        def ended(reference: weakref.ref[Any]) -> None:
+            # Runs in the garbage collector: nothing but this.
+            record.ended_at = clock()
+            if record.holds:
+                put(record)
+            if key in greenlets and greenlets[key][0] is reference:
+                del greenlets[key]
+
+        greenlets[key] = weakref.ref(current, ended), record
         return record

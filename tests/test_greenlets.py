@@ -19,9 +19,10 @@ def test_service_on_gevent(dsn: str) -> None:
     assert "Traceback" not in finished.stderr
     assert turns is not None
     assert int(turns[1]) > 20
-    assert [line.partition("]: ")[2].partition("  ")[0] for line in finished.leaks] == [
-        "__main__.find_customer"
-    ]
+    blamed = [line.partition("]: ")[2].partition("  ")[0] for line in finished.leaks]
+    assert blamed == ["__main__.find_customer"]
+    assert "(possible, thread_ended, function_exited)" in finished.leaks[0]
+    assert "thread find_customer of a seller" in finished.stderr
 
 
 def test_frames_of_a_suspended_greenlet() -> None:

@@ -73,7 +73,9 @@ def main() -> None:
     """Serve requests side by side, and count how often the loop turns meanwhile."""
     with ConnectionPool(os.environ["DSN"], min_size=2, max_size=6, name="orders", open=True) as pool:
         for serve in (request, request, find_customer, hand_on):
-            gevent.spawn(serve, pool)
+            greenlet = gevent.spawn(serve, pool)
+            greenlet.name = f"{serve.__name__} of a seller"
+        del greenlet
         turns = 0
         end = time.monotonic() + 2 * LONGER_THAN_THE_GRACE
         while time.monotonic() < end:
