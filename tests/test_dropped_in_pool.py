@@ -2,16 +2,21 @@
 
 import gc
 import sys
+import time
 import weakref
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
+from psycopg2.pool import ThreadedConnectionPool
 
-from otel_connleak import references
+from otel_connleak import engine, references
+from otel_connleak.adapters import ENTRY_POINTS
 from otel_connleak.hold import Evidence, Outcome
 from tests.support import toy
 from tests.support.core import Core
+from tests.support.telemetry import Telemetry
 from tests.support.toy import Connection, KeepingPool
 
 SETTLE = 0.01
@@ -145,3 +150,66 @@ def test_free_threading(enabled: bool | None, exact: bool, monkeypatch: pytest.M
     else:
         monkeypatch.setattr(sys, "_is_gil_enabled", is_enabled, raising=False)
     assert references.counts_are_exact() is exact
+
+
+# --- a real pool, with the adapter of a third party --------------------------------------------------------
+
+
+@pytest.fixture
+def real_pool(dsn: str, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A pool of psycopg2's, which refers to what it has handed out; with a grace of ten minutes."""
+    entry_point = EntryPoint("psycopg2_pool", "tests.support.psycopg2_pool:Psycopg2PoolAdapter", ENTRY_POINTS)
+    monkeypatch.setattr(engine, "entry_points", lambda group: [entry_point] if group == ENTRY_POINTS else [])
+    pool = ThreadedConnectionPool(1, 4, dsn)
+    with telemetry.instrumented(grace=600, overdue_after=600, library_modules="tests.support"):
+        yield pool
+    pool.closeall()
+
+
+def returns_early(pool: Any) -> None:
+    """Forgets its connection."""
+    connection = pool.getconn()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM customers")
+        if cursor.fetchone() != (0,):
+            return
+    pool.putconn(connection)
+
+
+def test_real_pool(real_pool: Any, telemetry: Telemetry) -> None:
+    """What psycopg2's pool keeps for ever is reported within 100 ms of the function's exit, and confirmed."""
+    dropped = time.time()
+    returns_early(real_pool)
+    attributes = telemetry.event("connleak.leak").log_record.attributes or {}
+    reported = (telemetry.event("connleak.leak").log_record.timestamp or 0) / 1e9
+
+    assert str(attributes["code.function.name"]).endswith("returns_early")
+    assert attributes["connleak.evidence"] == ("dropped", "function_exited")
+    assert attributes["connleak.certainty"] == "confirmed"
+    assert reported - dropped < 0.1
+    assert len(real_pool._used) == 1, "the slot is lost"
+
+
+def test_real_pool_of_correct_functions(real_pool: Any, telemetry: Telemetry) -> None:
+    """What is given back, or still in use, or kept by a traceback, is not dropped."""
+    errors: list[Exception] = []
+
+    def releases() -> None:
+        connection = real_pool.getconn()
+        real_pool.putconn(connection)
+
+    def fails() -> None:
+        connection = real_pool.getconn()
+        connection.cursor().execute("SELECT nonsense")
+
+    def helper() -> Any:
+        return real_pool.getconn()
+
+    releases()
+    connection = helper()
+    with pytest.raises(Exception, match="nonsense") as raised:
+        fails()
+    errors.append(raised.value)
+    assert telemetry.tracer_provider.force_flush()
+    assert telemetry.events("connleak.leak") == []
+    real_pool.putconn(connection)
