@@ -256,7 +256,8 @@ def _open(owned: _Owned | None, frame: FrameType) -> list[Hold]:
 
 
 def _has(value: Any, hold: Hold) -> bool:
-    return carries(value, hold.tracked.key, hold.skipped)
+    # A connection that is gone has no identity any more: a new one may have got it.
+    return hold.tracked() is not None and carries(value, hold.tracked.key, hold.skipped)
 
 
 def _kept_in_context(hold: Hold) -> bool:
