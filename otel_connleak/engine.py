@@ -89,6 +89,11 @@ class Engine:
         only_in_pool = OnlyInPool(registry, note, watchdog.after, self._put)
         if counts_are_exact():
             self.leaks.suspect, self.leaks.look = only_in_pool.suspect, only_in_pool.look
+        else:
+            _logger.info(
+                "evidence dropped is off for connections that their own pool keeps: this interpreter runs "
+                "without its lock, and so its reference counts are not exact"
+            )
         self._overdue = Overdue(registry, note, self.settings.overdue_after)
         self.leaks.idle_again = self._overdue.again
         self._tasks = EndedTasks(note, registry.clock, lambda: watchdog.put)

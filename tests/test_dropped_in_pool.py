@@ -152,6 +152,18 @@ def test_free_threading(enabled: bool | None, exact: bool, monkeypatch: pytest.M
     assert references.counts_are_exact() is exact
 
 
+def test_free_threading_is_said(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There the reason is said once, and everything else goes on."""
+    monkeypatch.setattr(engine, "counts_are_exact", lambda: False)
+    caplog.set_level("INFO", "otel_connleak")
+    with telemetry.instrumented():
+        pass
+    (said,) = caplog.messages
+    assert said.startswith("evidence dropped is off for connections that their own pool keeps: ")
+
+
 # --- a real pool, with the adapter of a third party --------------------------------------------------------
 
 
