@@ -142,7 +142,7 @@ class Hold:
         root: the local root span it belongs to, for the trace evidence.
         ended_task: name of the task if it has ended: it may be collected before the report is written.
         task_callback: what the task evidence has registered with the task.
-        seen: when each evidence was observed, by kind; None while there is none.
+        seen: when each evidence was observed last, by kind; None while there is none.
         unseen: it is kept in a context variable: no search can see that.
         reached_in: frame identity of a live activation that was found to reach it, or 0.
         leak: the report about this hold, opaque here, or None.

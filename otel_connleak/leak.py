@@ -24,7 +24,6 @@ _MOST_KEPT: Final = 1_000
 """Reported leaks that `Leaks.reported` remembers."""
 _LONGEST_RECHECK: Final = 16
 """A claim against which somebody stands is looked at again after the grace, then twice that, up to this."""
-
 _REST: Final = 4.0
 """After a search there is none for so many times as long: it takes a fifth of one processor at the most."""
 
@@ -102,7 +101,7 @@ class Leaks:
             return
         if hold.seen is None:
             hold.seen = {}
-        hold.seen.setdefault(evidence, at)
+        hold.seen[evidence] = at
         if evidence is Evidence.DROPPED:
             self._dropped(hold, at)
         elif hold.leak is not None or not hold.is_open:
@@ -172,10 +171,17 @@ class Leaks:
             elif singleton or (verdict is Reach.LIVE and not overdue):
                 # Looked at again when the activation exits that can reach it, or in a while: it, or the
                 # module, may let go before.
-                delay = self._settings.grace * min(2**tries, _LONGEST_RECHECK)
-                self._claim(hold, now + delay, tries + 1)
+                self._claim(hold, self._next_look(hold, now, tries), tries + 1)
             else:
                 self._report(hold, Certainty.POSSIBLE, now)
+
+    def _next_look(self, hold: Hold, now: float, tries: int) -> float:
+        """When to look again: twice as late each time, but at the grace of each fact that came meanwhile."""
+        grace = self._settings.grace
+        seen: dict[Evidence, float] = hold.seen or {}
+        due = [at + grace for at in list(seen.values()) if at + grace > now]
+        latest: float = now + grace * min(2**tries, _LONGEST_RECHECK)
+        return min([latest, *due])
 
     def _who(self, holds: list[Hold], *, module_first: bool = False) -> dict[int, Reach]:
         alive = {hold.tracked.key: hold for hold in holds if hold.tracked() is not None}

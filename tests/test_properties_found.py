@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from otel_connleak.hold import Evidence
 from tests.leaking import drop, keep, kept
 from tests.support import toy
 from tests.support.core import Core
@@ -116,3 +117,18 @@ def test_a_new_connection_with_the_identity_of_a_dropped_one(core: Core) -> None
     caller()
     core.after(0.0)
     assert {leak.short.rpartition(".")[2] for leak in core.reports} == {"takes_another"}
+
+
+def test_second_fact_has_its_own_deadline(core: Core) -> None:
+    """Noted at 0 s and at 4 s; somebody could release until 5.5 s; so it is a leak at 9 s, not at 10 s."""
+    connection = core.pool.getconn()
+    hold = core.pool.hold_of(connection)
+    core.note(hold, Evidence.TRACE_ENDED)
+    core.pass_time(4.0)
+    core.note(hold, Evidence.THREAD_ENDED)
+    core.pass_time(1.5)
+    assert core.reports == []
+    toy.park(connection)
+    del connection
+    core.pass_time(3.5)
+    assert len(core.reports) == 1
