@@ -144,9 +144,12 @@ class Leaks:
         due = self._claims.due(now)
         if due:
             started = self._spent()
-            overdue = [claim for claim in due if Evidence.OVERDUE in (claim.hold.seen or ())]
+            overdue: list[Claim] = []
+            others: list[Claim] = []
+            for claim in due:  # before any is judged: that may take the evidence back
+                (overdue if Evidence.OVERDUE in (claim.hold.seen or ()) else others).append(claim)
             self._judge(overdue, now, overdue=True)
-            self._judge([claim for claim in due if claim not in overdue], now)
+            self._judge(others, now)
             self._rest_until = self._registry.clock() + _REST * (self._spent() - started)
 
     # --- verdict -------------------------------------------------------------------------------------------
