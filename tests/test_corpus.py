@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.corpus.truth import FOLDER, GRACE, Expected, Scenario, load
+from examples.otlp_receiver import OtlpReceiver
+from tests.corpus.theatre import Theatre
+from tests.corpus.truth import FOLDER, GRACE, MARGIN, Expected, Scenario, load
 from tests.corpus.verdict import Played, Reported, Verdict, judge
 
 SCENARIOS = load()
-LATE = 100.0 + GRACE + 0.11
+LATE = 100.0 + GRACE + MARGIN
+"""When a report of `LEAK` comes too late."""
 LEAK = Scenario(
     "exceptions",
     "query_raises",
@@ -140,6 +143,41 @@ def test_fault(scenario: Scenario, played: Played) -> None:
 
     assert counts(verdict) == (1, 0, 0, 0)
     assert len(verdict.faults) == 1
+    assert verdict.only_late == (played.reports[0].seconds > LATE)
+
+
+class Repeating(Theatre):
+    """Plays what it is told to, one after the other, instead of processes."""
+
+    def __init__(self, receiver: OtlpReceiver, *plays: Played) -> None:
+        super().__init__("", receiver)
+        self._plays = list(plays)
+
+    def play(self, scenario: Scenario) -> Played:
+        """The next of them."""
+        return self._plays.pop(0)
+
+
+def test_late_once(receiver: OtlpReceiver) -> None:
+    """A report that is in time when its scenario is played alone was late by the machine's doing."""
+    (verdict,) = Repeating(receiver, but(seconds=LATE + 1), PLAYED).play_all([LEAK])
+
+    assert verdict.faults == []
+
+
+def test_late_always(receiver: OtlpReceiver) -> None:
+    """A report that is late also when its scenario is played alone, again and again, is a fault."""
+    (verdict,) = Repeating(receiver, *[but(seconds=LATE + 1)] * 3).play_all([LEAK])
+
+    assert verdict.only_late
+
+
+def test_not_played_again(receiver: OtlpReceiver) -> None:
+    """What is at fault in another way, too, is not tried again until it happens to pass."""
+    (verdict,) = Repeating(receiver, but(seconds=LATE + 1, function="x.helper")).play_all([LEAK])
+
+    assert verdict.blamed_wrong == 1
+    assert not verdict.only_late
 
 
 @pytest.mark.parametrize(

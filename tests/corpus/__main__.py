@@ -39,7 +39,12 @@ def main() -> int:
         return 0
     start = time.monotonic()
 
+    told: set[str] = set()
+
     def tell(verdict: Verdict, played: Played) -> None:
+        if verdict.scenario.id in told:
+            print(f"{verdict.scenario.id}: played again, alone", flush=True)
+        told.add(verdict.scenario.id)
         for fault in verdict.faults:
             print(f"{verdict.scenario.id}: {fault}", flush=True)
         if verdict.faults and arguments.verbose:

@@ -51,6 +51,7 @@ class Verdict:
         blamed_wrong: found, but another function was blamed.
         times: seconds from the fact to the report beyond what must pass, by the evidence.
         faults: everything that is not as it should be, in words.
+        late: those of the faults that are only about the time.
     """
 
     scenario: Scenario
@@ -60,6 +61,12 @@ class Verdict:
     blamed_wrong: int = 0
     times: list[tuple[str, float]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+
+    @property
+    def only_late(self) -> bool:
+        """Whether nothing but the time of a report is at fault: it may have been the machine's."""
+        return bool(self.faults) and self.faults == self.late
 
 
 def judge(scenario: Scenario, played: Played) -> Verdict:
@@ -126,4 +133,5 @@ def _compare(verdict: Verdict, expected: Expected, report: Reported, played: Pla
     late = report.seconds - fact - scenario.delay(expected)
     verdict.times.append((expected.evidence[0], late))
     if late > MARGIN:
-        faults.append(f"{expected.function}: reported {late * 1000:.0f} ms later than it could be")
+        verdict.late.append(f"{expected.function}: reported {late * 1000:.0f} ms later than it could be")
+        faults.append(verdict.late[-1])
