@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from otel_connleak.claim import Leak
+from otel_connleak.connection import Kind
 from otel_connleak.instrumentor import engine
 
 
@@ -90,6 +91,6 @@ def function_stats() -> list[FunctionStats]:
         FunctionStats(**{name: getattr(totals, name) for name in names})
         for totals in running.registry.totals.all()
         # A helper that only ever acquired for its callers has nothing of its own.
-        if totals.acquired or totals.leaked
+        if totals.kind is Kind.CONNECTION and (totals.acquired or totals.leaked)
     ]
     return sorted(stats, key=lambda entry: (entry.function, entry.pool or ""))

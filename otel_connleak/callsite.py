@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from otel_connleak.claim import StackFrame
 from otel_connleak.config import Settings
+from otel_connleak.frames import bridged_to, line_at, stack_of
 from otel_connleak.hold import CallSite, Origin
 from otel_connleak.libraries import ACQUIRES_FOR_CALLER, EVENT_LOOPS, FRAMEWORKS, INFRASTRUCTURE
 
@@ -88,7 +89,7 @@ class CallSites:
                 code = walked.f_code
                 found = self._sites.get((id(code), walked.f_lasti))
                 if found is not None and found[2]:
-                    return found[1], id(walked), code, _stack(walked)
+                    return found[1], id(walked), code, stack_of(walked)
                 break
             if verdict == _BOUNDARY:
                 break
@@ -101,17 +102,17 @@ class CallSites:
         code = owner.f_code
         found = self._sites.get((id(code), owner.f_lasti))
         site = found[1] if found is not None else self._remember(owner)
-        return site, id(owner), code, _stack(owner)
+        return site, id(owner), code, stack_of(owner)
 
     def forget(self) -> None:
         """Forget the call sites; they are found anew, with empty totals."""
         self._sites.clear()
 
-    def _find_owner(self, frame: FrameType | None) -> FrameType | None:
+    def _find_owner(self, start: FrameType | None) -> FrameType | None:
         """The application frame that owns; a helper that acquires for its caller if there is no other."""
         first: FrameType | None = None
         helper: FrameType | None = None
-        while frame is not None:
+        for frame in _with_callers(start):
             verdict = self._verdicts.get(frame.f_globals.get("__name__")) or self._judge(frame)
             if verdict == _BOUNDARY:
                 break
@@ -122,7 +123,6 @@ class CallSites:
                     return frame
                 else:
                     first = first or frame
-            frame = frame.f_back
         return first or helper
 
     def _acquires_for_caller(self, frame: FrameType) -> bool:
@@ -131,15 +131,14 @@ class CallSites:
             return True
         return bool(code.co_flags & _GENERATOR) and self._driven_by_contextlib(frame)
 
-    def next_owner(self, frame: FrameType | None) -> FrameType | None:
-        """The nearest application frame from ``frame`` upwards within the same task, or None."""
-        while frame is not None:
+    def next_owner(self, start: FrameType | None) -> FrameType | None:
+        """The nearest application frame from ``start`` upwards within the same task, or None."""
+        for frame in _with_callers(start):
             verdict = self._verdicts.get(frame.f_globals.get("__name__")) or self._judge(frame)
             if verdict <= _REPOSITORY:
                 return frame
             if verdict == _BOUNDARY:
                 return None
-            frame = frame.f_back
         return None
 
     def is_application(self, frame: FrameType) -> bool:
@@ -159,7 +158,7 @@ class CallSites:
         """The application frames of a remembered stack, nearest first. For reports: not for the hot path."""
         for code, offset in zip(stack[::2], stack[1::2], strict=True):
             if self._is_application_file(code.co_filename):
-                yield StackFrame(code.co_qualname, code.co_filename, _line_at(code, offset))
+                yield StackFrame(code.co_qualname, code.co_filename, line_at(code, offset))
 
     def _driven_by_contextlib(self, frame: FrameType) -> bool:
         """Whether a generator was resumed by ``contextlib``: then it is a context manager's body."""
@@ -259,37 +258,18 @@ class CallSites:
         return not os.path.realpath(file).startswith(_STDLIB_FOLDERS) and not file.startswith("<frozen")
 
 
-def _stack(frame: FrameType) -> tuple[Any, ...]:
-    """Code objects and offsets of up to five frames from ``frame`` upwards, flat.
-
-    The cheapest thing that can be shown later. It is written out because a loop costs twice as much, on every
-    acquire.
-    """
-    one = frame.f_back
-    if one is None:
-        return frame.f_code, frame.f_lasti
-    two = one.f_back
-    if two is None:
-        return frame.f_code, frame.f_lasti, one.f_code, one.f_lasti
-    three = two.f_back
-    if three is None:
-        return frame.f_code, frame.f_lasti, one.f_code, one.f_lasti, two.f_code, two.f_lasti
-    below = (
-        frame.f_code, frame.f_lasti, one.f_code, one.f_lasti,
-        two.f_code, two.f_lasti, three.f_code, three.f_lasti,
-    )  # fmt: skip
-    four = three.f_back
-    return below if four is None else (*below, four.f_code, four.f_lasti)
+def _with_callers(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame and its callers; from a greenlet that bridges also those of the coroutine that waits for it."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+    frame = bridged_to()
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _parents(name: str) -> Iterator[str]:
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
-
-
-def _line_at(code: CodeType, offset: int) -> int:
-    for start, end, line in code.co_lines():
-        if start <= offset < end and line is not None:
-            return line
-    return code.co_firstlineno

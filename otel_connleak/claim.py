@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from otel_connleak.connection import Facts, PoolFigures, Transaction
-from otel_connleak.hold import Certainty, Evidence, Hold, Kind
+from otel_connleak.connection import Facts, Kind, PoolFigures, Transaction
+from otel_connleak.hold import Certainty, Evidence, Hold
 
 
 class StackFrame(NamedTuple):

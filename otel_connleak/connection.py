@@ -9,6 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 
+class Kind(enum.StrEnum):
+    """What is held."""
+
+    CONNECTION = "connection"
+    TRANSACTION = "transaction"
+    CURSOR = "cursor"
+
+
+type Account = str | tuple[str | None, Kind] | None
+"""Under what holds are counted: the name of the pool, or None; with its kind what is no connection."""
+
+
 class Transaction(enum.StrEnum):
     """The driver's transaction status as one word, read without a round trip."""
 
@@ -77,6 +89,8 @@ class Pool:
 class Tracked(weakref.ref[Any]):
     """A weak reference to one physical connection, with what is known about it.
 
+    Where a transaction is held, it is one to the object that ends it.
+
     Its callback is a queue's ``put``: when the connection is collected, the garbage collector does nothing
     but hand this object to the watchdog (promise 4 of DESIGN section 6).
 
@@ -85,17 +99,25 @@ class Tracked(weakref.ref[Any]):
         facts: what was read from it when it was first seen.
         transaction: reads its transaction status; takes the connection.
         pool: the pool it belongs to for its whole life, or None for a direct connection.
+        kind: what is held with it.
+        account: under what its holds are counted.
+        by_design: a framework keeps it for as long as the thread lives, whoever happened to need it first.
         hold: the open hold of it, opaque here, or None while it is not held.
         closed: the connection was already closed when it was dropped: nothing was lost.
         attributes: the span attributes of this connection, filled by the span listener.
     """
 
-    __slots__ = ("attributes", "closed", "facts", "hold", "key", "pool", "transaction")
+    __slots__ = (
+        "account", "attributes", "by_design", "closed", "facts", "hold", "key", "kind", "pool", "transaction",
+    )  # fmt: skip
 
     key: int
     facts: Facts
     transaction: Callable[[Any], Transaction]
     pool: Pool | None
+    kind: Kind
+    account: Account
+    by_design: bool
     hold: Any
     closed: bool
     attributes: dict[str, Any] | None
@@ -116,6 +138,8 @@ def tracked_of(
     facts: Facts,
     transaction: Callable[[Any], Transaction],
     pool: Pool | None,
+    kind: Kind,
+    by_design: bool,
 ) -> Tracked:
     """A connection that is seen for the first time. Raises `TypeError` if it cannot be weakly referenced."""
     tracked = Tracked(connection, put)
@@ -123,6 +147,10 @@ def tracked_of(
     tracked.facts = facts
     tracked.transaction = transaction
     tracked.pool = pool
+    name = None if pool is None else pool.name
+    tracked.kind = kind
+    tracked.account = name if kind is Kind.CONNECTION else (name, kind)
+    tracked.by_design = by_design
     tracked.hold = None
     tracked.closed = False
     tracked.attributes = None

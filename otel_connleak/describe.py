@@ -92,7 +92,8 @@ class Describe:
 
 
 def _transaction(hold: Hold) -> Transaction:
-    connection = hold.tracked()
+    # One that has ended (the library took it back) may be in other hands by now.
+    connection = hold.tracked() if hold.is_open else None
     if connection is not None:
         try:
             return hold.tracked.transaction(connection)

@@ -34,7 +34,7 @@ from otel_connleak.otel.queries import DBAPI_MODULE, QuerySpans
 from otel_connleak.otel.spans import HoldSpans, LeakSpans
 from otel_connleak.reach import Reachability
 from otel_connleak.references import counts_are_exact
-from otel_connleak.registry import Registry
+from otel_connleak.registry import Reclaimed, Registry
 from otel_connleak.report import LeakLog
 from otel_connleak.threads import Threads
 from otel_connleak.version import __version__
@@ -86,6 +86,7 @@ class Engine:
         note, registry, watchdog = self.leaks.note, self.registry, self.watchdog
         self._exits = Exits(registry, self.callsites, note)
         self.leaks.watch = self._exits.watch
+        dropped = Dropped(registry, note, watchdog.after)
         only_in_pool = OnlyInPool(registry, note, watchdog.after, self._put)
         if counts_are_exact():
             self.leaks.suspect, self.leaks.look = only_in_pool.suspect, only_in_pool.look
@@ -100,7 +101,8 @@ class Engine:
         self._traces = EndedTraces(note, registry.clock)
         watchdog.handle(
             {
-                Tracked: Dropped(registry, note, watchdog.after).died,
+                Tracked: dropped.died,
+                Reclaimed: dropped.reclaimed,
                 ThreadRecord: EndedThreads(note).ended,
                 TaskEnd: self._tasks.ended,
                 Suspect: only_in_pool.suspected,

@@ -11,6 +11,7 @@ from itertools import islice
 from types import CodeType, FrameType
 from typing import Any, Final
 
+from otel_connleak.libraries import GREENLET_BRIDGES
 from otel_connleak.native import threads_are_greenlets
 
 _BATCH: Final = 1_000
@@ -109,6 +110,50 @@ def bridged_frames(coroutines: Iterable[Any]) -> Iterator[FrameType]:
                 for greenlet in _greenlets_among(local_values(frame)):
                     yield from greenlet_frames(greenlet)
             waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+
+
+def bridged_to() -> FrameType | None:
+    """Where the coroutine waits for which the current greenlet runs synchronous code, if it does so.
+
+    SQLAlchemy's asyncio does: the application's frames are not above its own, but in the parent greenlet.
+    """
+    module = sys.modules.get("greenlet")
+    current = module.getcurrent() if module is not None else None
+    if type(current).__module__.partition(".")[0] not in GREENLET_BRIDGES:
+        return None
+    frame: FrameType | None = getattr(getattr(current, "parent", None), "gr_frame", None)
+    return frame
+
+
+def stack_of(frame: FrameType) -> tuple[Any, ...]:
+    """Code objects and offsets of up to five frames from ``frame`` upwards, flat.
+
+    The cheapest thing that can be shown later. It is written out because a loop costs twice as much, on every
+    acquire.
+    """
+    one = frame.f_back
+    if one is None:
+        return frame.f_code, frame.f_lasti
+    two = one.f_back
+    if two is None:
+        return frame.f_code, frame.f_lasti, one.f_code, one.f_lasti
+    three = two.f_back
+    if three is None:
+        return frame.f_code, frame.f_lasti, one.f_code, one.f_lasti, two.f_code, two.f_lasti
+    below = (
+        frame.f_code, frame.f_lasti, one.f_code, one.f_lasti,
+        two.f_code, two.f_lasti, three.f_code, three.f_lasti,
+    )  # fmt: skip
+    four = three.f_back
+    return below if four is None else (*below, four.f_code, four.f_lasti)
+
+
+def line_at(code: CodeType, offset: int) -> int:
+    """The number of the line to which an instruction belongs."""
+    for start, end, line in code.co_lines():
+        if start <= offset < end and line is not None:
+            return line
+    return code.co_firstlineno
 
 
 def greenlet_class() -> type:

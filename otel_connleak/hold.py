@@ -11,15 +11,7 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
-from otel_connleak.connection import Tracked, Transaction
-
-
-class Kind(enum.StrEnum):
-    """What is held."""
-
-    CONNECTION = "connection"
-    TRANSACTION = "transaction"
-    CURSOR = "cursor"
+from otel_connleak.connection import Account, Kind, Tracked, Transaction
 
 
 class Evidence(enum.StrEnum):
@@ -60,7 +52,7 @@ class CallSite:
         line: line number of the acquire, counted from one.
         ignored: whether the user asked that nothing acquired here is reported.
         long_lived: whether what is acquired here never becomes overdue.
-        totals: the totals of this function by pool name, filled by the registry.
+        totals: the totals of this function by account (see `Tracked`), filled by the registry.
         attributes: what the spans of this site have in common, filled by the span listener.
         span_name: name of the hold spans of this site, filled by the span listener.
         watched: whether the exit evidence already watches the code of this site.
@@ -72,7 +64,7 @@ class CallSite:
     line: int
     ignored: bool = False
     long_lived: bool = False
-    totals: dict[str | None, Any] = field(default_factory=dict)
+    totals: dict[Account, Any] = field(default_factory=dict)
     attributes: dict[str, Any] | None = None
     span_name: str = ""
     watched: bool = False
@@ -144,11 +136,11 @@ class Hold:
         task_callback: what the task evidence has registered with the task.
         seen: when each evidence was observed last, by kind; None while there is none.
         unseen: it is kept in a context variable: no search can see that.
+        reclaimed: the application dropped it, and the library has taken it back by itself: no slot is lost.
         reached_in: frame identity of a live activation that was found to reach it, or 0.
         leak: the report about this hold, opaque here, or None.
     """
 
-    kind: Kind = Kind.CONNECTION
     released: float = 0.0
     outcome: Outcome = Outcome.HELD
     busy: float = 0.0
@@ -164,6 +156,7 @@ class Hold:
     task_callback: Any = None
     seen: dict[Evidence, float] | None = None
     unseen: bool = False
+    reclaimed: bool = False
     reached_in: int = 0
     leak: Any = None
 
@@ -187,6 +180,11 @@ class Hold:
         self.pool = tracked.pool
         self.acquired = acquired
         self.long_lived = long_lived
+
+    @property
+    def kind(self) -> Kind:
+        """What is held."""
+        return self.tracked.kind
 
     @property
     def is_open(self) -> bool:

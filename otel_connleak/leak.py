@@ -9,10 +9,11 @@ from typing import Final
 
 from otel_connleak.claim import Leak
 from otel_connleak.config import Settings
+from otel_connleak.connection import Kind
 from otel_connleak.describe import Describe
 from otel_connleak.frames import Activation
 from otel_connleak.guard import failed
-from otel_connleak.hold import Certainty, Evidence, Hold, Kind, Outcome
+from otel_connleak.hold import Certainty, Evidence, Hold, Outcome
 from otel_connleak.native import RLock
 from otel_connleak.pending import Claim, Claims
 from otel_connleak.reach import Reach, Reachability
@@ -26,6 +27,9 @@ _LONGEST_RECHECK: Final = 16
 """A claim against which somebody stands is looked at again after the grace, then twice that, up to this."""
 _REST: Final = 4.0
 """After a search there is none for so many times as long: it takes a fifth of one processor at the most."""
+
+_ALSO_BY_DESIGN: Final = frozenset({Evidence.DROPPED, Evidence.THREAD_ENDED})
+"""What speaks against a connection that a framework keeps for its thread, whoever needed it first."""
 
 type OnLeak = Callable[[Leak], None]
 """Takes a new leak, or one that was reported and has been released after all."""
@@ -95,6 +99,8 @@ class Leaks:
 
     def note(self, hold: Hold, evidence: Evidence, at: float) -> None:
         """An observed fact about a hold, true since ``at`` (monotonic seconds). Any thread."""
+        if hold.tracked.by_design and evidence not in _ALSO_BY_DESIGN:
+            return
         if evidence not in self._settings.evidence or hold.site.ignored:
             if evidence is Evidence.DROPPED:
                 self._registry.lose(hold, at)
@@ -122,7 +128,7 @@ class Leaks:
             counted = self._open.pop(leak.id, None)
             if counted is None:
                 return
-            if hold.outcome is Outcome.LOST and leak.pool is not None:
+            if hold.outcome is Outcome.LOST and leak.pool is not None and not hold.reclaimed:
                 # A pool never gets this slot back; a direct connection was closed as it was collected.
                 self._lost[leak.function, leak.pool, leak.kind] += 1
         if hold.outcome is Outcome.RELEASED:
@@ -219,7 +225,8 @@ class Leaks:
 
     def _report(self, hold: Hold, certainty: Certainty, now: float) -> None:
         with self._lock:
-            if not hold.is_open or hold.leak is not None or hold.number in self._reporting:
+            is_open = hold.is_open or hold.reclaimed
+            if not is_open or hold.leak is not None or hold.number in self._reporting:
                 return  # at a shutdown two threads report
             self._reporting.add(hold.number)
         try:
@@ -253,7 +260,7 @@ class Leaks:
         spared: list[Hold] = []
         for hold in holds:
             verdict = who.get(hold.tracked.key, Reach.NOBODY)
-            if verdict is Reach.LIVE or self._is_singleton(hold, verdict):
+            if verdict is Reach.LIVE or hold.tracked.by_design or self._is_singleton(hold, verdict):
                 spared.append(hold)
             elif not hold.site.ignored and Evidence.PROCESS_EXITED in self._settings.evidence:
                 hold.seen = {Evidence.PROCESS_EXITED: now} | (hold.seen or {})

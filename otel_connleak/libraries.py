@@ -45,5 +45,8 @@ CONNECTION_KEEPERS: Final = frozenset(
 EVENT_LOOPS: Final = frozenset({"asyncio.events", "asyncio.base_events", "asyncio.runners", "uvloop"})
 """Where the frames of a task end: what is further up belongs to whoever runs the loop, not to the task."""
 
+GREENLET_BRIDGES: Final = frozenset({"sqlalchemy"})
+"""Libraries whose greenlets run synchronous code for the coroutine that waits for it."""
+
 ACQUIRES_FOR_CALLER: Final = frozenset({"__enter__", "__aenter__", "__init__", "__new__", "__await__"})
 """Methods whose caller is the owner: it wrote the ``with``, or made the object that keeps the connection."""

@@ -12,13 +12,13 @@ import asyncio
 import itertools
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from otel_connleak.connection import Facts, Pool, Tracked, Transaction, tracked_of
+from otel_connleak.connection import Tracked
 from otel_connleak.hold import Hold, Origin, Outcome, ThreadRecord
 from otel_connleak.listeners import Listeners
-from otel_connleak.native import RLock
 from otel_connleak.totals import Totals
+from otel_connleak.tracking import Connections
 
 _running_loop = asyncio._get_running_loop
 _current_task = asyncio.current_task
@@ -28,7 +28,13 @@ _HELD = Outcome.HELD
 _RELEASED = Outcome.RELEASED
 
 
-class Registry:
+class Reclaimed(NamedTuple):
+    """A message for the watchdog: a library has taken back what the application dropped."""
+
+    hold: Hold
+
+
+class Registry(Connections):
     """Open holds and totals of one process.
 
     Args:
@@ -49,46 +55,21 @@ class Registry:
     ) -> None:
         self._locate = locate
         self._current_thread = current_thread
+        super().__init__(put)
         self.clock = clock
-        self._put = put
         self._due = due
         self.overdue_after = float("inf")
         self.listeners = Listeners()
         self.totals = Totals()
         self._numbers = itertools.count(1)
         self.expect_long: Callable[[], bool] = bool
-        self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
         self._clear()
 
     def _clear(self) -> None:
-        self._lock = RLock()
-        self._tracked: dict[int, Tracked] = {}
+        self.clear_connections()
         self._fresh: dict[int, Hold] = {}
         self._aged: dict[int, Hold] = {}
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
-
-    # --- connections ---------------------------------------------------------------------------------------
-
-    def track(
-        self, connection: Any, facts: Facts, transaction: Callable[[Any], Transaction], pool: Pool | None
-    ) -> Tracked:
-        """Remember a connection for its whole life. Raises `TypeError` if it cannot be weakly referenced."""
-        tracked = self._tracked[id(connection)] = tracked_of(connection, self._put, facts, transaction, pool)
-        if pool is not None:
-            self._pools.add(pool)
-        return tracked
-
-    def forget(self, tracked: Tracked) -> None:
-        """Forget a connection that has died. Its ``id`` may belong to another one by now."""
-        with self._lock:
-            if self._tracked.get(tracked.key) is tracked:
-                del self._tracked[tracked.key]
-
-    def hold_of(self, connection: Any) -> Hold | None:
-        """The open hold of a connection, or None."""
-        tracked = self._tracked.get(id(connection))
-        hold: Hold | None = tracked.hold if tracked is not None and tracked.may_be(connection) else None
-        return hold
 
     # --- acquire and release -------------------------------------------------------------------------------
 
@@ -119,8 +100,8 @@ class Registry:
                 with self._lock:
                     self._loops.add(loop)
         pool = tracked.pool
-        name = None if pool is None else pool.name
-        totals = site.totals.get(name) or self.totals.of(site, name)
+        account = tracked.account
+        totals = site.totals.get(account) or self.totals.of(site, account)
         if tracked.hold is not None:
             # The library hands it out again: it was returned in a way that nobody told us.
             self.over(tracked.hold)
@@ -190,6 +171,18 @@ class Registry:
         self.released(hold)
         return True
 
+    def reclaim(self, hold: Hold) -> None:
+        """The application has dropped it, and the library takes the connection back: no slot is lost by that.
+
+        Call it before the library gives the connection to somebody else; also in a finalizer.
+        """
+        hold.reclaimed = True
+        connection = hold.tracked()
+        if connection is not None:
+            hold.transaction = hold.tracked.transaction(connection)
+        if self._close(hold, Outcome.LOST, self.clock()):
+            self._put(Reclaimed(hold))
+
     def over(self, hold: Hold) -> None:
         """End a hold as released although no release was seen: there is nothing left to release."""
         if self._close(hold, _RELEASED, self.clock()):
@@ -197,7 +190,7 @@ class Registry:
 
     def _close(self, hold: Hold, outcome: Outcome, at: float) -> bool:
         pool = hold.pool
-        totals = hold.site.totals.get(None if pool is None else pool.name) or self.totals.of_hold(hold)
+        totals = hold.site.totals.get(hold.tracked.account) or self.totals.of_hold(hold)
         number = hold.number
         lock = self._lock
         lock.acquire()
@@ -215,7 +208,7 @@ class Registry:
             totals.ended(hold)
             if pool is not None:
                 pool.open -= 1
-                if outcome is Outcome.LOST:
+                if outcome is Outcome.LOST and not hold.reclaimed:
                     pool.lost += 1
         finally:
             lock.release()
@@ -240,9 +233,9 @@ class Registry:
         with self._lock:
             hold.owner, hold.code = owner, code
             if blame and site.function != previous.function:
-                pool = None if hold.pool is None else hold.pool.name
-                self.totals.of(previous, pool).acquired -= 1
-                self.totals.of(site, pool).acquired += 1
+                account = hold.tracked.account
+                self.totals.of(previous, account).acquired -= 1
+                self.totals.of(site, account).acquired += 1
                 hold.site, hold.stack = site, hold.stack or stack
             else:
                 blame = False
@@ -274,11 +267,6 @@ class Registry:
         """The event loops in which something was acquired, as far as they still exist."""
         with self._lock:
             return list(self._loops)
-
-    def closing(self, connection: Any) -> Tracked | None:
-        """What is known about a connection in its finalizer."""
-        tracked = self._tracked.get(id(connection))
-        return tracked if tracked is not None and tracked.may_be(connection) else None
 
     def after_fork(self, current_thread: Callable[[], ThreadRecord], put: Callable[[object], None]) -> None:
         """Begin anew in a forked child: the parent ends its holds and spans, locks may be held by nobody."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from otel_connleak.connection import Account, Kind
 from otel_connleak.hold import CallSite, Hold, Outcome
 from otel_connleak.native import RLock
 
@@ -20,6 +21,7 @@ class FunctionTotals:
 
     function: str
     pool: str | None
+    kind: Kind = Kind.CONNECTION
     acquired: int = 0
     released: int = 0
     lost: int = 0
@@ -54,29 +56,31 @@ class Totals:
     def clear(self) -> None:
         """Begin anew; also after a fork, when the lock may have been held by a thread that is not here."""
         self._lock = RLock()
-        self._totals: dict[tuple[str, str | None], FunctionTotals] = {}
+        self._totals: dict[tuple[str, Account], FunctionTotals] = {}
 
-    def of(self, site: CallSite, pool: str | None) -> FunctionTotals:
+    def of(self, site: CallSite, account: Account) -> FunctionTotals:
         """The totals of a call site's function with a pool; remembered at the site, because this is hot."""
-        found: FunctionTotals | None = site.totals.get(pool)
-        return found if found is not None else self._first(site, pool)
+        found: FunctionTotals | None = site.totals.get(account)
+        return found if found is not None else self._first(site, account)
 
     def of_hold(self, hold: Hold) -> FunctionTotals:
         """The totals that a hold counts in."""
-        return self.of(hold.site, None if hold.pool is None else hold.pool.name)
+        return self.of(hold.site, hold.tracked.account)
 
     def all(self) -> list[FunctionTotals]:
         """The totals by function and pool, as they are now (live objects: copy what is kept)."""
         with self._lock:
             return list(self._totals.values())
 
-    def _first(self, site: CallSite, pool: str | None) -> FunctionTotals:
+    def _first(self, site: CallSite, account: Account) -> FunctionTotals:
+        pool, kind = account if isinstance(account, tuple) else (account, Kind.CONNECTION)
         with self._lock:
-            totals = self._totals.get((site.function, pool))
+            totals = self._totals.get((site.function, account))
             if totals is None:
                 function = site.function if len(self._totals) < _MOST_FUNCTIONS else OTHER_FUNCTIONS
-                totals = self._totals.setdefault((function, pool), FunctionTotals(function, pool))
+                totals = FunctionTotals(function, pool, kind)
+                totals = self._totals.setdefault((function, account), totals)
             if len(site.totals) >= _MOST_FUNCTIONS:
                 site.totals.clear()
-            site.totals[pool] = totals
+            site.totals[account] = totals
         return totals

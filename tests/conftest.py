@@ -3,8 +3,8 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import psycopg
 import psycopg_pool
@@ -12,9 +12,11 @@ import pytest
 
 from examples.otlp_receiver import OtlpReceiver
 from otel_connleak import ConnLeakInstrumentor
+from otel_connleak.patching import Patches
 from tests.support.postgres import embedded_postgres, fresh_schema
 from tests.support.telemetry import Telemetry
 
+_replace = Patches.replace
 HOOKED: dict[Any, list[str]] = {
     psycopg: ["connect"],
     psycopg.Connection: ["connect", "close"],
@@ -24,7 +26,7 @@ HOOKED: dict[Any, list[str]] = {
     psycopg_pool.AsyncConnectionPool: ["getconn", "putconn", "connection", "close"],
     psycopg_pool.AsyncNullConnectionPool: ["getconn", "putconn", "connection", "close"],
 }
-"""The functions that an adapter may replace."""
+"""The functions that an adapter may replace, of the libraries that are loaded anyway."""
 
 
 def pytest_configure() -> None:
@@ -62,8 +64,37 @@ def telemetry() -> Iterator[Telemetry]:
     telemetry.shutdown()
 
 
+class Replaced(NamedTuple):
+    """A function that an adapter has replaced."""
+
+    owner: Any
+    name: str
+    original: object
+    replacement: object
+
+    @property
+    def now(self) -> object:
+        """What is there now."""
+        return vars(self.owner).get(self.name)
+
+
+@pytest.fixture
+def replaced() -> Iterator[list[Replaced]]:
+    """Every function that an adapter replaces during the test."""
+    found: list[Replaced] = []
+
+    def replace(patches: Patches, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        original = vars(owner).get(name)
+        _replace(patches, owner, name, make)
+        found.append(Replaced(owner, name, original, vars(owner).get(name)))
+
+    Patches.replace = replace  # type: ignore[method-assign]  # not by monkeypatch, whose tests come first
+    yield found
+    Patches.replace = _replace  # type: ignore[method-assign]
+
+
 @pytest.fixture(autouse=True)
-def leaves_nothing_instrumented() -> Iterator[None]:
+def leaves_nothing_instrumented(replaced: list[Replaced]) -> Iterator[None]:
     """Fail a test that leaves this process instrumented: a hook, a monitoring tool or a watchdog."""
     before = _what_is_hooked()
     yield
@@ -72,6 +103,7 @@ def leaves_nothing_instrumented() -> Iterator[None]:
         instrumentor.uninstrument()
         pytest.fail("the test left the process instrumented")
     left = [name for name, function in _what_is_hooked().items() if function is not before[name]]
+    left += [f"{each.owner}.{each.name}" for each in replaced if each.now is each.replacement]
     left += [f"thread {thread.name}" for thread in threading.enumerate() if "connleak" in thread.name]
     tools = [sys.monitoring.get_tool(tool) for tool in range(6)]
     left += [f"monitoring tool {tool}" for tool in tools if tool is not None and "connleak" in tool]

@@ -18,9 +18,9 @@ LAYERS = [
     "guard claim config fingerprints totals",
     "listeners pending singletons",
     # L1: who is asking, what is open, and what is asked of the interpreter
-    "callsite registry threads watchdog reach awaiter nesting patching statements expect runtime drivers",
-    "drivers.*",
-    "describe",
+    "callsite tracking threads watchdog reach awaiter nesting patching statements expect runtime drivers",
+    "drivers.* registry",
+    "describe hooks",
     # L2: facts, verdict, report, libraries
     "evidence evidence.* leak report adapters adapters.*",
     # L3: what leaves the process through OpenTelemetry

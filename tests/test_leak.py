@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from otel_connleak.claim import Leak
-from otel_connleak.connection import PoolFigures, Transaction
-from otel_connleak.hold import Certainty, Evidence, Kind
+from otel_connleak.connection import Kind, PoolFigures, Transaction
+from otel_connleak.hold import Certainty, Evidence
 from tests.leaking import hold_while, kept, lose, release
 from tests.support import toy
 from tests.support.core import EPOCH, Core

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from otel_connleak.claim import Leak
-from otel_connleak.hold import Certainty, Evidence, Kind, Outcome
+from otel_connleak.connection import Kind
+from otel_connleak.hold import Certainty, Evidence, Outcome
 from tests.leaking import drop, hold_while, keep, kept, lose, release
 from tests.support import toy
 from tests.support.core import Core

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from otel_connleak.claim import Leak, StackFrame
-from otel_connleak.connection import Facts, PoolFigures, Transaction
-from otel_connleak.hold import Certainty, Evidence, Kind
+from otel_connleak.connection import Facts, Kind, PoolFigures, Transaction
+from otel_connleak.hold import Certainty, Evidence
 from otel_connleak.names import INSTRUMENTATION
 from otel_connleak.report import LeakLog, leak_dict, leak_text, recovered_text, short_path, spared_text
 from tests.leaking import lose

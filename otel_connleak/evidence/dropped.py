@@ -10,7 +10,7 @@ from otel_connleak.connection import Tracked
 from otel_connleak.evidence import Note
 from otel_connleak.guard import failed
 from otel_connleak.hold import Evidence, Hold
-from otel_connleak.registry import Registry
+from otel_connleak.registry import Reclaimed, Registry
 
 _SETTLE = 0.01
 """Seconds until a drop is judged: in a collected cycle the weak reference goes before the finalizers run, and
@@ -34,6 +34,12 @@ class Dropped:
             self._registry.forget(tracked)
         else:
             self._after(died + _SETTLE, lambda: self._judge(tracked, died))
+
+    def reclaimed(self, message: Reclaimed) -> None:
+        """A library has taken back what was dropped; in the watchdog's thread."""
+        hold = message.hold
+        self._note(hold, Evidence.DROPPED, hold.released)
+        self._registry.released(hold)
 
     def _judge(self, tracked: Tracked, died: float) -> None:
         hold = tracked.hold

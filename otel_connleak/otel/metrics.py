@@ -9,7 +9,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from otel_connleak import names
 from otel_connleak.claim import Leak
-from otel_connleak.hold import Kind
+from otel_connleak.connection import Kind
 
 type Unreleased = Callable[[], Counter[tuple[str, str | None, Kind]]]
 

@@ -16,11 +16,13 @@ from opentelemetry.trace import Span, SpanContext, Status, StatusCode, Tracer
 from otel_connleak import names
 from otel_connleak.claim import Leak
 from otel_connleak.config import Settings
-from otel_connleak.hold import CallSite, Hold, Outcome
+from otel_connleak.connection import Kind
+from otel_connleak.hold import Hold, Outcome
 from otel_connleak.otel.attributes import of_connection, of_leak, of_site
 
 _ROOMY: Final = 64
 """Attributes that a span must have room for: far more than a hold has itself."""
+_CONNECTION: Final = Kind.CONNECTION
 _SAMPLED: Final = trace.TraceFlags.SAMPLED
 _LOST: Final = Status(StatusCode.ERROR, "never released: the connection object is gone")
 
@@ -53,7 +55,7 @@ class HoldSpans:
                 return
         # All attributes are set in one call at the end: at the start they would cost a second round through
         # the SDK's checks (a sixth of a span), and ownership may still move.
-        span = hold.span = self._tracer.start_span(_name(hold.site))
+        span = hold.span = self._tracer.start_span(_name(hold))
         hold.trace = span.get_span_context().trace_id
 
     def released(self, hold: Hold) -> None:
@@ -70,7 +72,7 @@ class HoldSpans:
         """Ownership moved to a caller: the span carries its name from now on."""
         span = hold.span
         if isinstance(span, Span) and span.is_recording():
-            span.update_name(_name(hold.site))
+            span.update_name(_name(hold))
 
     def end_at_exit(self, holds: list[Hold], now: float) -> None:
         """The process ends: end the spans of what is still held, so that no trace lacks its parents."""
@@ -93,7 +95,7 @@ class HoldSpans:
     def _start_late(self, hold: Hold, parent: SpanContext) -> Span:
         context = trace.set_span_in_context(trace.NonRecordingSpan(parent))
         return self._tracer.start_span(
-            _name(hold.site),
+            _name(hold),
             context=context,
             start_time=time.time_ns() - _nanoseconds(hold.released - hold.acquired),
         )
@@ -136,7 +138,10 @@ class LeakSpans:
         report.end(end)
 
 
-def _name(site: CallSite) -> str:
+def _name(hold: Hold) -> str:
+    site = hold.site
+    if hold.tracked.kind is not _CONNECTION:
+        return f"{hold.kind} {site.short}"
     name = site.span_name
     if not name:
         name = site.span_name = f"{names.HOLD_SPAN} {site.short}"

@@ -18,7 +18,7 @@ from otel_connleak.hold import Evidence, Hold, ThreadRecord
 from otel_connleak.leak import Leaks
 from otel_connleak.listeners import Listeners
 from otel_connleak.reach import Reachability
-from otel_connleak.registry import Registry
+from otel_connleak.registry import Reclaimed, Registry
 from otel_connleak.threads import Threads
 from otel_connleak.watchdog import Watchdog
 from tests.support.toy import ToyPool
@@ -62,11 +62,13 @@ class Core:
         note = self.leaks.note
         self.exits = Exits(self.registry, self.callsites, note)
         self.overdue = Overdue(self.registry, note, self.settings.overdue_after)
+        dropped = Dropped(self.registry, note, self.watchdog.after)
         only_in_pool = OnlyInPool(self.registry, note, self.watchdog.after, self.watchdog.put)
         self.leaks.suspect, self.leaks.look = only_in_pool.suspect, only_in_pool.look
         self.watchdog.handle(
             {
-                Tracked: Dropped(self.registry, note, self.watchdog.after).died,
+                Tracked: dropped.died,
+                Reclaimed: dropped.reclaimed,
                 ThreadRecord: EndedThreads(note).ended,
                 Suspect: only_in_pool.suspected,
             }

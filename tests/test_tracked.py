@@ -1,0 +1,111 @@
+"""What is held in another way: taken back by its library, kept by a framework by design, no connection."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from otel_connleak.connection import Kind, Transaction
+from otel_connleak.hold import Certainty, Evidence, Hold, Outcome
+from tests.support import toy
+from tests.support.core import Core
+from tests.support.toy import Connection
+
+GRACE = 5.0
+
+
+@pytest.fixture
+def core() -> Iterator[Core]:
+    """The core with default settings."""
+    yield Core()
+    toy.forget()
+
+
+def drop_and_reclaim(core: Core) -> Hold:
+    """Acquire, and forget it; the library notices, and gives the connection to the next one."""
+    connection = core.pool.getconn()
+    connection.transaction = Transaction.OPEN
+    hold = core.pool.hold_of(connection)
+    core.registry.reclaim(hold)
+    connection.transaction = Transaction.NONE
+    toy.park(connection)
+    return hold
+
+
+def begin(core: Core, *, by_design: bool = False) -> Hold:
+    """Begin a transaction that is ended by an object that nobody reaches; the framework keeps it, or not."""
+    registry, block = core.registry, Connection()
+    toy.park(block)
+    return registry.acquire(
+        "toy", block, sys._getframe(0),
+        lambda it: registry.track(
+            it, toy.FACTS, lambda _: Transaction.OPEN, None, kind=Kind.TRANSACTION, by_design=by_design
+        ),
+    )  # fmt: skip
+
+
+def test_reclaimed(core: Core) -> None:
+    """What was dropped and taken back is a confirmed leak of its time; no slot stays lost, none recovers."""
+    hold = drop_and_reclaim(core)
+    core.after(0.0)
+    (leak,) = core.reports
+
+    assert (leak.short, leak.evidence) == ("drop_and_reclaim", (Evidence.DROPPED,))
+    assert (leak.certainty, leak.transaction) == (Certainty.CONFIRMED, Transaction.OPEN)
+    assert hold.outcome is Outcome.LOST
+    assert core.leaks.unreleased().total() == 0
+    assert core.pool.record is not None
+    assert core.pool.record.snapshot().used == 0
+    assert (core.registry.holds(), core.recovered) == ([], [])
+
+
+def test_reclaimed_after_the_report(core: Core) -> None:
+    """A claim that is followed by the drop stays one leak, and nothing is unreleased any more."""
+    connection = core.pool.getconn()
+    hold = core.pool.hold_of(connection)
+    toy.park(connection)
+    del connection
+    core.note(hold, Evidence.THREAD_ENDED)
+    core.after(GRACE)
+    assert core.leaks.unreleased().total() == 1
+    core.registry.reclaim(hold)
+    core.after(0.0)
+
+    assert len(core.reports) == 1
+    assert core.leaks.unreleased().total() == 0
+    assert core.recovered == []
+
+
+def test_reclaimed_and_ignored() -> None:
+    """Also what is not reported is over."""
+    core = Core(ignore="*.drop_and_reclaim")
+    hold = drop_and_reclaim(core)
+    core.after(0.0)
+
+    assert (core.reports, core.registry.holds()) == ([], [])
+    assert hold.outcome is Outcome.LOST
+
+
+def test_kept_by_design(core: Core) -> None:
+    """Only the end of its thread speaks against what a framework keeps for the thread."""
+    hold = begin(core, by_design=True)
+    core.note(hold, Evidence.FUNCTION_EXITED, Evidence.TRACE_ENDED, Evidence.TASK_ENDED, Evidence.OVERDUE)
+    core.after(GRACE)
+    assert core.reports == []
+    assert core.leaks.at_exit() == [hold]
+    core.note(hold, Evidence.THREAD_ENDED)
+    core.after(GRACE)
+    assert core.reported == [("begin", "thread_ended")]
+
+
+def test_transaction(core: Core) -> None:
+    """A transaction is held and reported like a connection, under its own name and apart from connections."""
+    hold = begin(core)
+    core.note(hold, Evidence.FUNCTION_EXITED)
+    core.after(GRACE)
+    (leak,) = core.reports
+
+    assert (leak.kind, leak.short) == (Kind.TRANSACTION, "begin")
+    assert core.leaks.unreleased() == {("tests.test_tracked.begin", None, Kind.TRANSACTION): 1}
+    assert hold.site.totals.keys() == {(None, Kind.TRANSACTION)}
+    assert core.registry.totals.of_hold(hold).open == 1
