@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import functools
 import sys
-import weakref
 from collections.abc import Callable
 from typing import Any
 
-from otel_connleak.connection import Pool, Tracked, Transaction
+from otel_connleak.connection import Tracked, Transaction
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
 from otel_connleak.nesting import connects_for_a_pool, inside
@@ -146,6 +145,32 @@ class Hooks:
 
         return release
 
+    def connects(self, original: Any) -> Any:
+        """For a function of a pool that connects on the pool's own account: that is no hold."""
+
+        @functools.wraps(original)
+        def connect(*args: Any, **kwargs: Any) -> Any:
+            token = inside.set(True)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                inside.reset(token)
+
+        return connect
+
+    def connects_async(self, original: Any) -> Any:
+        """The same for a coroutine function."""
+
+        @functools.wraps(original)
+        async def connect(*args: Any, **kwargs: Any) -> Any:
+            token = inside.set(True)
+            try:
+                return await original(*args, **kwargs)
+            finally:
+                inside.reset(token)
+
+        return connect
+
     def calls(
         self,
         original: Any,
@@ -254,27 +279,3 @@ class Hooks:
                     hold.transaction = transaction(connection)
         except Exception:
             failed(f"{self._source} call")
-
-
-class Pools:
-    """The records of a library's pools, each made when it is first seen."""
-
-    def __init__(self, make: Callable[[Any, weakref.ref[Any]], Pool]) -> None:
-        """Args: make: makes the record of a pool; it must not keep the pool itself, only the reference."""
-        self._make = make
-        self._known: dict[int, tuple[weakref.ref[Any], Pool]] = {}
-
-    def of(self, pool: Any) -> Pool:
-        """The record of a pool. Raises `TypeError` if it cannot be weakly referenced."""
-        known = self._known.get(id(pool))
-        if known is not None and known[0]() is pool:
-            return known[1]
-        # A pool that is gone leaves an entry behind until its identity is used again: a few bytes a pool.
-        reference = weakref.ref(pool)
-        record = self._make(pool, reference)
-        self._known[id(pool)] = reference, record
-        return record
-
-    def clear(self) -> None:
-        """Forget them."""
-        self._known.clear()

@@ -15,7 +15,10 @@ from otel_connleak.libraries import CONNECTION_KEEPERS
 inside: Final[ContextVar[bool]] = ContextVar("otel_connleak_inside", default=False)
 """True while an outer layer acquires. A context variable: it is right per thread and per asyncio task."""
 
-_PASS_ON: Final = frozenset({"psycopg", "opentelemetry", "wrapt", "functools", "contextlib"})
+_PASS_ON: Final = frozenset(
+    "psycopg psycopg2 asyncpg aiopg sqlite3 aiosqlite pymysql aiomysql mysql oracledb "
+    "opentelemetry otel_connleak wrapt functools contextlib".split()
+)
 
 
 def connects_for_a_pool(frame: FrameType | None) -> bool:

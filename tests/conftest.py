@@ -88,7 +88,7 @@ def replaced() -> Iterator[list[Replaced]]:
         _replace(patches, owner, name, make)
         found.append(Replaced(owner, name, original, vars(owner).get(name)))
 
-    Patches.replace = replace  # type: ignore[method-assign]  # not by monkeypatch, whose tests come first
+    Patches.replace = replace  # type: ignore[method-assign, assignment]  # not by monkeypatch, whose tests come first
     yield found
     Patches.replace = _replace  # type: ignore[method-assign]
 
