@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import threading
@@ -38,6 +39,7 @@ class Theatre:
         self._dsn = dsn
         self._receiver = receiver
         self._door = threading.Lock()
+        self._numbers = itertools.count(1)
 
     def play_all(
         self, scenarios: Iterable[Scenario], tell: Callable[[Verdict, Played], None] = lambda *_: None
@@ -67,7 +69,9 @@ class Theatre:
         """Play one, and wait until it has ended."""
         command = [str(LAUNCHER), sys.executable, "-m", "tests.corpus.play"]
         command += [scenario.theme, scenario.name, str(scenario.settle)]
-        env = environment(**self._variables(scenario))
+        # A name of its own each time: what it exports when it is played again is told from what it did before.
+        service = f"{scenario.id} {next(self._numbers)}"
+        env = environment(**self._variables(scenario, service))
         self._door.acquire()
         try:
             with Launched(command, env) as launched:
@@ -78,15 +82,15 @@ class Theatre:
                 finished = launched.finish(_PATIENCE)
         except AssertionError as error:
             finished = Finished("", f"Traceback of the theatre: {error}", -1)
-        return self._played(scenario, finished)
+        return self._played(service, finished)
 
-    def _variables(self, scenario: Scenario) -> dict[str, str]:
+    def _variables(self, scenario: Scenario, service: str) -> dict[str, str]:
         return (
             exporting_to(self._receiver)
             | dict(scenario.env)
             | {
                 "DSN": self._dsn,
-                "OTEL_SERVICE_NAME": scenario.id,
+                "OTEL_SERVICE_NAME": service,
                 "OTEL_TRACES_EXPORTER": "none",
                 "OTEL_METRICS_EXPORTER": "none",
                 "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "flask,wsgi",  # no scenario uses them
@@ -95,8 +99,8 @@ class Theatre:
             }
         )
 
-    def _played(self, scenario: Scenario, finished: Finished) -> Played:
-        events = [log for log in self._receiver.logs if log.resource.get("service.name") == scenario.id]
+    def _played(self, service: str, finished: Finished) -> Played:
+        events = [log for log in self._receiver.logs if log.resource.get("service.name") == service]
         reports = []
         for event in events:
             if event.event_name == "connleak.leak":
