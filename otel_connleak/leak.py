@@ -25,8 +25,10 @@ _MOST_KEPT: Final = 1_000
 """Reported leaks that `Leaks.reported` remembers."""
 _LONGEST_RECHECK: Final = 16
 """A claim against which somebody stands is looked at again after the grace, then twice that, up to this."""
-_REST: Final = 4.0
-"""After a search there is none for so many times as long: it takes a fifth of one processor at the most."""
+_SHARE: Final = 0.2
+"""Of one processor: what the searches may take in the long run. They rest when they have had more."""
+_SAVED: Final = 0.1
+"""Seconds of a processor that may be saved up for, so that two claims in a row need not wait for each other."""
 
 _ALSO_BY_DESIGN: Final = frozenset({Evidence.DROPPED, Evidence.THREAD_ENDED})
 """What speaks against a connection that a framework keeps for its thread, whoever needed it first."""
@@ -84,6 +86,8 @@ class Leaks:
         self._claims.clear()
         self._singletons.clear()
         self._rest_until = 0.0
+        self._may_spend = _SAVED
+        self._rested_since = self._registry.clock()
         self._describe.clear()
         self._open: dict[str, tuple[Leak, FunctionTotals]] = {}
         self._reporting: set[int] = set()
@@ -156,7 +160,15 @@ class Leaks:
                 (overdue if Evidence.OVERDUE in (claim.hold.seen or ()) else others).append(claim)
             self._judge(overdue, now, overdue=True)
             self._judge(others, now)
-            self._rest_until = self._registry.clock() + _REST * (self._spent() - started)
+            self._rest(self._spent() - started)
+
+    def _rest(self, spent: float) -> None:
+        """The searches took ``spent`` seconds of a processor: how long is there to be none?"""
+        now = self._registry.clock()
+        saved = self._may_spend + _SHARE * (now - self._rested_since)
+        self._may_spend = min(saved, _SAVED) - spent
+        self._rested_since = now
+        self._rest_until = now + max(0.0, -self._may_spend) / _SHARE
 
     # --- verdict -------------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ def test_overdue_ones_are_judged_together(core: Core, monkeypatch: pytest.Monkey
 
 
 def test_rest_after_a_search() -> None:
-    """After a search that took a second of processor time there is none for four: a fifth of a processor."""
+    """A second of processor time is paid back at a fifth of a processor, but for what was saved up before."""
     core = Core()
     spent = iter([0.0, 1.0, 1.0, 1.0])
     core.leaks._spent = lambda: next(spent)
@@ -136,12 +136,27 @@ def test_rest_after_a_search() -> None:
     core.note(second, Evidence.TRACE_ENDED)
     core.after(GRACE - 0.5)
     assert [leak.hold for leak in core.reports] == [first]
-    rests_until = core.clock() + 4.0
+    rests_until = core.clock() + 4.5
     assert core.leaks.next_deadline() == rests_until
-    core.after(3.999)
+    core.after(4.499)
     assert len(core.reports) == 1
     core.after(0.001)
     assert [leak.hold for leak in core.reports] == [first, second]
+    toy.forget()
+
+
+def test_no_rest_between_short_searches() -> None:
+    """Two claims in a row are judged each at its time, when there has been rest enough before."""
+    core = Core()
+    spent = iter([0.0, 0.05, 0.05, 0.09])
+    core.leaks._spent = lambda: next(spent)
+    for _ in range(2):
+        core.note(lose(core.pool), Evidence.TRACE_ENDED)
+        core.clock.now += 0.01
+    core.after(GRACE - 0.02)
+    assert len(core.reports) == 1
+    core.after(0.01)
+    assert len(core.reports) == 2
     toy.forget()
 
 

@@ -69,7 +69,7 @@ class Theatre:
         """Play one, and wait until it has ended."""
         command = [str(LAUNCHER), sys.executable, "-m", "tests.corpus.play"]
         command += [scenario.theme, scenario.name, str(scenario.settle)]
-        # A name of its own each time: what it exports when it is played again is told from what it did before.
+        # A name of its own each time: what it exports when it is played again is told from what was before.
         service = f"{scenario.id} {next(self._numbers)}"
         env = environment(**self._variables(scenario, service))
         self._door.acquire()
