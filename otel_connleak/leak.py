@@ -28,7 +28,7 @@ _LONGEST_RECHECK: Final = 16
 _SHARE: Final = 0.2
 """Of one processor: what the searches may take in the long run. They rest when they have had more."""
 _SAVED: Final = 0.1
-"""Seconds of a processor that may be saved up for, so that two claims in a row need not wait for each other."""
+"""Seconds of a processor that they may save up: two claims in a row need not wait for each other then."""
 
 _ALSO_BY_DESIGN: Final = frozenset({Evidence.DROPPED, Evidence.THREAD_ENDED})
 """What speaks against a connection that a framework keeps for its thread, whoever needed it first."""
