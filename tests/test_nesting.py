@@ -1,19 +1,34 @@
-"""A connection that a library keeps for the application is nobody's direct connection."""
+"""Layers upon layers make one hold, that of the outermost; what a library keeps for itself is nobody's."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 import sqlalchemy
-from sqlalchemy.pool import NullPool
+from psycopg_pool import ConnectionPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from tests.support.reports import GRACE, Reports
 from tests.support.telemetry import Telemetry
 
+LAYERS = ["psycopg", "psycopg2", "sqlite3", "psycopg_pool"]
+"""What the pool of SQLAlchemy gets its connections from."""
 
-def engine_for(dsn: str, **options: Any) -> sqlalchemy.Engine:
-    """An engine of SQLAlchemy on psycopg; its pool calls ``psycopg.connect``."""
+
+@contextmanager
+def engine_over(below: str, dsn: str, folder: Path, **options: Any) -> Iterator[sqlalchemy.Engine]:
+    """An engine of SQLAlchemy over a driver, or over the pool of another library."""
     parameters = psycopg.conninfo.conninfo_to_dict(dsn)
-    return sqlalchemy.create_engine("postgresql+psycopg://", connect_args=parameters, **options)
+    if below == "sqlite3":
+        yield sqlalchemy.create_engine(f"sqlite:///{folder}/shop.db", **options)
+    elif below == "psycopg_pool":
+        with ConnectionPool(dsn, min_size=0, max_size=4, open=True, close_returns=True) as pool:
+            yield sqlalchemy.create_engine("postgresql+psycopg://", creator=pool.getconn, **options)
+    else:
+        yield sqlalchemy.create_engine(f"postgresql+{below}://", connect_args=parameters, **options)
 
 
 def query(engine: sqlalchemy.Engine) -> int:
@@ -23,15 +38,18 @@ def query(engine: sqlalchemy.Engine) -> int:
         return int(first) + int(two.execute(sqlalchemy.text("SELECT 2")).scalar_one())
 
 
-def test_a_pool_of_sqlalchemy_connects_for_itself(dsn: str, telemetry: Telemetry) -> None:
-    """What SQLAlchemy's pool keeps open between requests is no leak of the function that came first."""
+@pytest.mark.parametrize("below", LAYERS)
+def test_sqlalchemy_connects_for_itself(below: str, dsn: str, tmp_path: Path, telemetry: Telemetry) -> None:
+    """Each acquire is one hold; what SQLAlchemy's pool keeps open afterwards is no leak of its first user."""
     with telemetry.instrumented(grace=GRACE, overdue_after=GRACE):
-        engine = engine_for(dsn, pool_size=2)
-        assert query(engine) == 3
-        assert engine.pool.checkedin() == 2  # type: ignore[attr-defined]  # of QueuePool
-        Reports(telemetry).none()
-        engine.dispose()
-        engine = engine_for(dsn, poolclass=NullPool)
-        assert query(engine) == 3
-        Reports(telemetry).none()
-    assert telemetry.spans("hold") == []
+        with engine_over(below, dsn, tmp_path, poolclass=QueuePool, pool_size=2) as engine:
+            assert query(engine) == 3
+            assert engine.pool.checkedin() == 2  # type: ignore[attr-defined]  # of QueuePool
+            Reports(telemetry).none()
+            engine.dispose()
+        with engine_over(below, dsn, tmp_path, poolclass=NullPool) as engine:
+            assert query(engine) == 3
+            Reports(telemetry).none()
+    assert [span.name for span in telemetry.spans("hold")] == ["hold query"] * 4
+    pools = {(span.attributes or {})["db.client.connection.pool.name"] for span in telemetry.spans("hold")}
+    assert len(pools) == 1
