@@ -1,0 +1,29 @@
+"""asyncpg's connections (L1)."""
+
+from __future__ import annotations
+
+import os.path
+from typing import Any, Final
+
+from otel_connleak.connection import Facts, Transaction
+from otel_connleak.drivers import Driver
+
+
+def facts(connection: Any) -> Facts:
+    """Server, database and backend process. asyncpg has no public way to the first two."""
+    address, port = connection._addr, None
+    if isinstance(address, str):
+        address = os.path.dirname(address)  # of a Unix socket; libpq calls its folder the host
+    else:
+        address, port = address[:2]
+    return Facts("postgresql", connection._params.database, address, port, connection.get_server_pid())
+
+
+def transaction(connection: Any) -> Transaction:
+    """The transaction status. asyncpg does not tell one that the server has aborted from an open one."""
+    if connection.is_closed():
+        return Transaction.UNKNOWN
+    return Transaction.OPEN if connection.is_in_transaction() else Transaction.NONE
+
+
+DRIVER: Final = Driver(facts, transaction)
