@@ -5,14 +5,12 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
 from psycopg2.pool import ThreadedConnectionPool
 
 from otel_connleak import engine, references
-from otel_connleak.adapters import ENTRY_POINTS
 from otel_connleak.hold import Evidence, Outcome
 from tests.support import toy
 from tests.support.core import Core
@@ -164,16 +162,14 @@ def test_free_threading_is_said(
     assert said.startswith("evidence dropped is off for connections that their own pool keeps: ")
 
 
-# --- a real pool, with the adapter of a third party --------------------------------------------------------
+# --- a real pool -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def real_pool(dsn: str, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def real_pool(dsn: str, telemetry: Telemetry) -> Iterator[Any]:
     """A pool of psycopg2's, which refers to what it has handed out; with a grace of ten minutes."""
-    entry_point = EntryPoint("psycopg2_pool", "tests.support.psycopg2_pool:Psycopg2PoolAdapter", ENTRY_POINTS)
-    monkeypatch.setattr(engine, "entry_points", lambda group: [entry_point] if group == ENTRY_POINTS else [])
     pool = ThreadedConnectionPool(1, 4, dsn)
-    with telemetry.instrumented(grace=600, overdue_after=600, library_modules="tests.support"):
+    with telemetry.instrumented(grace=600, overdue_after=600):
         yield pool
     pool.closeall()
 
