@@ -1,13 +1,154 @@
-"""Placeholder."""
+"""mysql-connector-python: its pool, direct connections, and the driver calls of both (L2).
+
+There are two classes of connections, one in Python and one over the C extension. Both have ``connect``
+from the same base class, and call it in their constructors. The pool keeps no reference to a connection that
+is out; what it hands out is an object around it. Where that is dropped both are gone, and the slot is lost.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import Any, Final
+
+from otel_connleak.config import Settings
+from otel_connleak.connection import Facts, Pool, Tracked
+from otel_connleak.drivers.mysql import DRIVER
+from otel_connleak.hooks import Hooks
+from otel_connleak.patching import Patches
+from otel_connleak.pools import Pools
+from otel_connleak.reconnecting import Reconnecting
+from otel_connleak.registry import Registry
+
+_DIRECT: Final = "mysql_connector"
+_POOL: Final = "mysql_connector_pool"
+_HINT: Final = "use `with pool.get_connection() as connection:` so that it is returned on every path"
+_STATEMENTS: Final = "cmd_query cmd_stmt_prepare".split()
+_CALLS: Final = (
+    "cmd_stmt_execute cmd_stmt_fetch cmd_stmt_reset cmd_stmt_close cmd_init_db cmd_change_user "
+    "cmd_reset_connection cmd_refresh cmd_statistics get_rows next_result info_query commit rollback "
+    "reset_session"
+).split()
+_GONE: Final = frozenset({1053, 1927, 2006, 2013, 2055, 4031})
+"""The errors of a connection whose session has ended: shut down, killed, gone, lost, idle for too long."""
 
 
 class MySQLConnectorAdapter:
-    """Placeholder."""
+    """Hooks the pool, connect and close of both classes of connections, and their driver calls."""
 
-    module = "no_such_module_mysql_connector"
+    module = "mysql.connector"
 
-    def install(self, registry: object, settings: object) -> None:
-        """Nothing."""
+    def __init__(self) -> None:
+        self._patches = Patches()
+        self._pools = Pools(_pool)
+
+    def install(self, registry: Registry, settings: Settings) -> None:
+        """Hook mysql-connector-python. Raises `AttributeError` if it has changed."""
+        from mysql.connector import MySQLConnection, pooling
+        from mysql.connector.abstracts import MySQLConnectionAbstract
+
+        self._registry = registry
+        self._direct = Hooks(_DIRECT, registry, self._patches)
+        self._again = Reconnecting(_DIRECT, registry, self._patches, _session, DRIVER.facts, self._track)
+        replace = self._patches.replace
+        replace(MySQLConnectionAbstract, "connect", self._again.connects)
+        replace(
+            MySQLConnectionAbstract, "reconnect", lambda connect: self._again.connects(connect, anew=True)
+        )
+        self._install_driver(MySQLConnection, settings)
+        extension: Any = vars(pooling)["CMySQLConnection"]
+        if extension is not None:  # it cannot be loaded everywhere
+            self._install_driver(extension, settings)
+        self._install_pool(pooling.MySQLConnectionPool, pooling.PooledMySQLConnection)
 
     def uninstall(self) -> None:
-        """Nothing."""
+        """Give back the identical functions."""
+        self._patches.undo()
+        self._pools.clear()
+
+    def _install_driver(self, cls: Any, settings: Settings) -> None:
+        calls = functools.partial(self._direct.calls, transaction=DRIVER.transaction)
+        with_statement = settings.statements != "off"
+        replace = self._patches.replace
+        replace(cls, "close", self._closes)
+        replace(cls, "disconnect", lambda _: cls.close)  # the same function by another name
+        replace(cls, "is_connected", self._asks)
+        replace(cls, "ping", lambda ping: calls(self._asks(ping)))
+        for name in _STATEMENTS:
+            replace(cls, name, lambda query: calls(self._notices(query), statement=with_statement))
+        # Which of these a class has for itself depends on its kind and on the version.
+        for name in vars(cls).keys() & set(_CALLS):
+            replace(cls, name, lambda call: calls(self._notices(call)))
+        if "shutdown" in vars(cls):
+            replace(cls, "shutdown", self._closes)
+
+    def _install_pool(self, pool: Any, handed_out: Any) -> None:
+        pooled, direct = Hooks(_POOL, self._registry, self._patches), self._direct
+        replace = self._patches.replace
+        replace(pool, "get_connection", lambda get: pooled.acquires(get, self._track_pooled, _connection_of))
+        # To give one back may connect anew; to give one to the pool ends a hold of a direct connection.
+        replace(handed_out, "close", lambda close: pooled.releases(pooled.connects(close), _connection_of))
+        replace(pool, "add_connection", lambda add: direct.releases(pooled.connects(add), at=1, refuses=True))
+
+    def _track(self, connection: Any) -> Tracked:
+        return self._registry.track(connection, DRIVER.facts(connection), DRIVER.transaction, None)
+
+    def _track_pooled(self, connection: Any, pool: Any) -> Tracked:
+        facts = DRIVER.facts(connection)
+        return self._registry.track(connection, facts, DRIVER.transaction, self._pools.of(pool, facts))
+
+    def _closes(self, original: Any) -> Any:
+        return self._again.closes(original, self._direct.releases(original))
+
+    def _notices(self, original: Any) -> Any:
+        """The driver leaves a connection as it is when its session has ended: the errors tell."""
+
+        @functools.wraps(original)
+        def call(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(connection, *args, **kwargs)
+            except Exception as error:
+                if getattr(error, "errno", None) in _GONE:
+                    self._again.lost(connection)
+                raise
+
+        return call
+
+    def _asks(self, original: Any) -> Any:
+        """What asks the server for a sign of life: says no, or raises."""
+
+        @functools.wraps(original)
+        def ask(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                answer = original(connection, *args, **kwargs)
+            except Exception:
+                self._silent(connection)
+                raise
+            if answer is not None and not answer:
+                self._silent(connection)
+            return answer
+
+        return ask
+
+    def _silent(self, connection: Any) -> None:
+        # With rows to read the driver cannot ask, and answers the same.
+        if not getattr(connection, "unread_result", True):
+            self._again.lost(connection)
+
+
+def _pool(reference: weakref.ref[Any], _facts: Facts) -> Pool:
+    pool: Any = reference()
+
+    def figures() -> tuple[int | None, int | None]:
+        # Nobody waits: who asks an exhausted pool is refused.
+        return getattr(reference(), "pool_size", None), None
+
+    return Pool(pool.pool_name, figures, _HINT, library=reference)
+
+
+def _connection_of(handed_out: Any) -> Any:
+    return handed_out._cnx
+
+
+def _session(connection: Any) -> Any:
+    return connection._cmysql if hasattr(connection, "_cmysql") else connection._socket
