@@ -1,0 +1,1 @@
+"""A shop on Django: correct views, and some that leave a connection or a transaction behind."""
