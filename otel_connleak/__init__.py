@@ -12,7 +12,15 @@ from otel_connleak.expect import expect_long_hold
 from otel_connleak.version import __version__
 
 if TYPE_CHECKING:
-    from otel_connleak.api import FunctionStats, OpenHold, function_stats, leaks, open_holds
+    from otel_connleak.api import (
+        FunctionStats,
+        OpenHold,
+        function_stats,
+        leaks,
+        open_holds,
+        trace_dbapi,
+        untrace_dbapi,
+    )
     from otel_connleak.claim import Leak
     from otel_connleak.instrumentor import ConnLeakInstrumentor
     from otel_connleak.otel.processor import ConnLeakSpanProcessor
@@ -28,6 +36,8 @@ __all__ = [
     "function_stats",
     "leaks",
     "open_holds",
+    "trace_dbapi",
+    "untrace_dbapi",
 ]
 
 _HOMES = {
@@ -39,6 +49,8 @@ _HOMES = {
     "function_stats": "api",
     "leaks": "api",
     "open_holds": "api",
+    "trace_dbapi": "api",
+    "untrace_dbapi": "api",
 }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 from otel_connleak.claim import Leak
 from otel_connleak.connection import Kind
 from otel_connleak.instrumentor import engine
+from otel_connleak.otel import dbapi
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +96,33 @@ def function_stats() -> list[FunctionStats]:
         if totals.kind is Kind.CONNECTION and (totals.acquired or totals.leaked)
     ]
     return sorted(stats, key=lambda entry: (entry.function, entry.pool or ""))
+
+
+def trace_dbapi(module: ModuleType, system: str | None = None) -> None:
+    """Watch the connections of a DB-API 2.0 module that has no adapter, and make spans of its queries.
+
+    Call it before the application connects, before or after ``instrument()``. What ``module.connect`` returns
+    from then on is a proxy of the connection, as with every instrumentation that is built on
+    ``opentelemetry-instrumentation-dbapi``, which must be installed. A second call changes nothing, and for a
+    module that has an adapter it does nothing but log a warning.
+
+    Args:
+        module: for example ``pg8000.dbapi``; ``connect`` is replaced while the instrumentation runs.
+        system: the value of ``db.system.name``, one of OpenTelemetry's; None if it is not one of them.
+
+    Raises:
+        TypeError: it has no function ``connect``.
+        ImportError: ``opentelemetry-instrumentation-dbapi`` is not installed.
+    """
+    dbapi.request(module, system)
+    running = engine()
+    if running is not None:
+        running.dbapi.trace(module)
+
+
+def untrace_dbapi(module: ModuleType) -> None:
+    """The inverse of `trace_dbapi`: give back the module's own functions. Idempotent."""
+    dbapi.withdraw(module)
+    running = engine()
+    if running is not None:
+        running.dbapi.untrace(module)
