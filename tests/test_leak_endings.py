@@ -1,11 +1,14 @@
 """How a claim can end other than in a report after the grace: singletons, drops, the process's end, races."""
 
+import gc
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from otel_connleak.claim import Leak
+from otel_connleak.collector import Collector
 from otel_connleak.connection import Kind
 from otel_connleak.hold import Certainty, Evidence, Outcome
 from tests.leaking import drop, hold_while, keep, kept, lose, release
@@ -84,6 +87,63 @@ def test_dropped_is_reported_at_once(core: Core) -> None:
     assert core.leaks.unreleased() == {("tests.leaking.drop", "orders", Kind.CONNECTION): 1}
     totals = core.registry.totals.of_hold(hold)
     assert (totals.lost, totals.released, totals.open) == (1, 0, 0)
+
+
+class AtWork(Collector):
+    """A collection that is found at work so many times; a second passes each time that somebody looks."""
+
+    def __init__(self, core: Core, times: float) -> None:
+        super().__init__()
+        self._core, self._times = core, times
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it is not over yet."""
+        self._core.clock.now += 1.0
+        self._times -= 1
+        return self._times >= 0
+
+    @at_work.setter
+    def at_work(self, _value: bool) -> None:
+        """Nobody tells it."""
+
+
+def test_dropped_in_a_collection_that_goes_on(core: Core) -> None:
+    """While finalizers run, one may still give the connection back: it is judged when they have."""
+    core.dropped._collector = AtWork(core, times=2)
+    hold = drop(core.pool)
+    core.after(0.0)
+
+    assert [leak.hold for leak in core.reports] == [hold]
+    assert core.clock() == 103.0
+
+
+def test_dropped_in_a_collection_that_never_ends(core: Core) -> None:
+    """A finalizer that hangs does not hide what was dropped."""
+    core.dropped._collector = AtWork(core, times=float("inf"))
+    drop(core.pool)
+    core.after(0.0)
+
+    assert core.reported == [("drop", "dropped")]
+
+
+def test_collector_tells() -> None:
+    """Whoever is finalized in a collection finds the collector at work, and nobody afterwards."""
+    collector, seen = Collector(), []
+
+    class Dying:
+        def __del__(self) -> None:
+            seen.append(collector.at_work)
+
+    collector.install()
+    dying: Any = Dying()
+    dying.itself = dying
+    del dying
+    gc.collect()
+    assert (seen, collector.at_work) == ([True], False)
+    collector.uninstall()
+    collector.uninstall()
+    assert gc.callbacks == []
 
 
 def test_dropped_direct_connection_is_closed(core: Core) -> None:

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from otel_connleak import references
+from otel_connleak.collector import Collector
 from otel_connleak.connection import Tracked
 from otel_connleak.evidence import Note
 from otel_connleak.guard import failed
 from otel_connleak.hold import Evidence, Hold
 from otel_connleak.registry import Reclaimed, Registry
+from otel_connleak.threads import process_ends
 
 _SETTLE = 0.01
 """Seconds until a drop is judged: in a collected cycle the weak reference goes before the finalizers run, and
 only these can say that the connection had been closed before, or give it back after all."""
+_LONGEST_COLLECTION = 5.0
+"""Seconds for which a collection is waited for: a finalizer may never return."""
 
 
 class Dropped:
     """Handles the connections that the garbage collector reports as dead; in the watchdog's thread."""
 
     def __init__(
-        self, registry: Registry, note: Note, after: Callable[[float, Callable[[], None]], None]
+        self,
+        registry: Registry,
+        note: Note,
+        after: Callable[[float, Callable[[], None]], None],
+        collector: Collector,
     ) -> None:
         self._registry = registry
         self._note = note
         self._after = after
+        self._collector = collector
 
     def died(self, tracked: Tracked) -> None:
         """A connection was collected. If it was held, its hold can never be released."""
@@ -43,28 +52,32 @@ class Dropped:
 
     def _judge(self, tracked: Tracked, died: float) -> None:
         hold = tracked.hold
-        if hold is not None and hold.busy_since is not None:
-            # A finalizer rolls back, over the network, and will then release it.
+        if hold is not None and (hold.busy_since is not None or self._finalizers_run(died)):
+            # A finalizer rolls back, over the network, and will then release it; or has yet to run.
             self._after(self._registry.clock() + _SETTLE, lambda: self._judge(tracked, died))
             return
         self._registry.forget(tracked)  # not before: its finalizers look for it
         if hold is None or not hold.is_open:
             return
-        if tracked.closed and tracked.pool is None:
-            # A direct connection that was broken or closed already holds nothing any more.
+        if (tracked.closed and tracked.pool is None) or (hold.by_design and process_ends()):
+            # A direct connection that was broken or closed already holds nothing any more. One that is its
+            # thread's by design goes with it, which is no leak if that ends only because the process does.
             self._registry.over(hold)
             return
         self._note(hold, Evidence.DROPPED, died)
 
+    def _finalizers_run(self, died: float) -> bool:
+        return self._collector.at_work and self._registry.clock() < died + _LONGEST_COLLECTION
+
 
 class Suspect(NamedTuple):
-    """A message for the watchdog: something was observed about a hold whose pool itself refers to it."""
+    """A message for the watchdog: something was observed about a hold whose library itself refers to it."""
 
     hold: Hold
 
 
 class OnlyInPool:
-    """Finds what nobody but its pool refers to any more: the pool keeps it from being collected.
+    """Finds what nobody but its library refers to any more: a pool, or it itself, keeps it alive.
 
     Nothing tells when the last other reference goes. So the references are counted when there is reason to,
     and against what the library says it keeps at that moment: the exit of a function, of a thread, of a task.
@@ -87,7 +100,7 @@ class OnlyInPool:
 
     def suspect(self, hold: Hold) -> None:
         """Something was observed about a hold. Any thread: a function that exits still has its variables."""
-        if hold.pool is not None and hold.pool.keeps is not None:
+        if _keepers(hold):
             self._put(Suspect(hold))
 
     def suspected(self, suspect: Suspect) -> None:
@@ -96,15 +109,21 @@ class OnlyInPool:
 
     def look(self, hold: Hold) -> None:
         """Count the references now; in the watchdog's thread."""
-        keeps = hold.pool.keeps if hold.pool is not None else None
+        keepers = _keepers(hold)
         connection = hold.tracked()
-        if keeps is None or connection is None or not hold.is_open:
+        if not keepers or connection is None or not hold.is_open:
             return
         try:
-            kept = keeps(connection)
+            kept = sum(keeps(connection) for keeps in keepers)
         except Exception:
-            failed("references of the pool")
+            failed("references of the library")
             return
         del connection
         if references.count(hold.tracked) == kept:
             self._note(hold, Evidence.DROPPED, self._registry.clock())
+
+
+def _keepers(hold: Hold) -> list[Callable[[Any], int]]:
+    """What counts the references to a connection that are its library's: nobody releases it through them."""
+    of_pool = hold.pool.keeps if hold.pool is not None else None
+    return [keeps for keeps in (of_pool, hold.tracked.keeps) if keeps is not None]

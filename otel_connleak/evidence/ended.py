@@ -10,6 +10,7 @@ from otel_connleak.evidence import Note
 from otel_connleak.guard import failed
 from otel_connleak.hold import Evidence, Hold, ThreadRecord
 from otel_connleak.native import Lock, get_ident
+from otel_connleak.threads import process_ends
 
 _MOST_ROOTS = 10_000
 """Local root spans remembered; spans that are never ended must not grow the process."""
@@ -41,7 +42,9 @@ class EndedThreads:
     def ended(self, record: ThreadRecord) -> None:
         """A thread has ended."""
         for hold in list(record.holds.values()):
-            self._note(hold, Evidence.THREAD_ENDED, record.ended_at or 0.0)
+            # A connection that is its thread's by design may last as long as the process does.
+            if not (hold.by_design and process_ends()):
+                self._note(hold, Evidence.THREAD_ENDED, record.ended_at or 0.0)
 
 
 class EndedTasks:

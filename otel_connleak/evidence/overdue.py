@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import heapq
 
+from otel_connleak.connection import Transaction
+from otel_connleak.drivers import driver_of
 from otel_connleak.evidence import Note
+from otel_connleak.guard import failed
 from otel_connleak.hold import Evidence, Hold
 from otel_connleak.registry import Registry
 
@@ -38,16 +41,18 @@ class Overdue:
         while (oldest := self._registry.oldest_fresh()) is not None:
             if oldest.acquired + self._after > now:
                 break
-            if self._registry.age(oldest) and not oldest.long_lived:
+            if self._registry.age(oldest) and not oldest.long_lived and _calls_are_seen(oldest):
                 self._push(oldest, now)
         while self._heap and self._heap[0][0] <= now:
             hold = heapq.heappop(self._heap)[2]
-            if not hold.is_open:
+            if not hold.is_open or hold.long_lived:  # it may have become so
                 continue
-            if self._due(hold, now) <= now:
-                self._note(hold, Evidence.OVERDUE, now)
-            else:
+            if self._due(hold, now) > now:
                 self._push(hold, now)
+            elif _takes_nothing(hold):
+                self.again(hold)
+            else:
+                self._note(hold, Evidence.OVERDUE, now)
 
     def again(self, hold: Hold) -> None:
         """A hold that was overdue may be so: look again a threshold from now. In the watchdog's thread."""
@@ -66,3 +71,18 @@ class Overdue:
         # now.
         since = now if hold.busy_since is not None else hold.idle_since()
         return since + self._after
+
+
+def _takes_nothing(hold: Hold) -> bool:
+    """Whether it is an idle connection without a server: nobody misses it, unless a transaction is open."""
+    return hold.tracked.facts.system == "sqlite" and hold.transaction is not Transaction.OPEN
+
+
+def _calls_are_seen(hold: Hold) -> bool:
+    """Whether the calls of its connection are seen: else it may be in use, and no one can call it idle."""
+    connection = hold.tracked()
+    try:
+        return connection is None or driver_of(connection).sees_calls(connection)
+    except Exception:
+        failed("driver")
+        return True
