@@ -18,6 +18,8 @@ from typing import Any, Final
 from otel_connleak.frames import local_values, running_frames, upwards
 
 _THREAD_POOL: Final = "concurrent.futures.thread"
+_WORKERS: Final = frozenset({_THREAD_POOL, "asgiref.current_thread_executor"})
+"""Modules that run what was submitted. The second is for the thread that waits in ``async_to_sync``."""
 _MOST: Final = 200
 """Objects looked at; from a future to the task that awaits it there are about ten."""
 _MOST_TASKS: Final = 3
@@ -44,7 +46,7 @@ def awaiting_frames(frame: FrameType) -> Iterator[FrameType]:
 def _future_in_thread_pool(frame: FrameType | None) -> Any:
     """The future of the function that a worker of a thread pool runs."""
     while frame is not None:
-        if frame.f_code.co_name == "run" and frame.f_globals.get("__name__") == _THREAD_POOL:
+        if frame.f_code.co_name == "run" and frame.f_globals.get("__name__") in _WORKERS:
             return next((getattr(item, "future", None) for item in local_values(frame, {"self"})), None)
         frame = frame.f_back
     return None

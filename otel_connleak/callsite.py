@@ -66,6 +66,7 @@ class CallSites:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._adapted: set[str] = set()
         self._verdicts: dict[str | None, int] = {}
         self._files: dict[str, bool] = {}
         self._sites: dict[tuple[int, int], tuple[CodeType, CallSite, bool]] = {}
@@ -103,6 +104,12 @@ class CallSites:
         found = self._sites.get((id(code), owner.f_lasti))
         site = found[1] if found is not None else self._remember(owner)
         return site, id(owner), code, stack_of(owner)
+
+    def add_library(self, module: str) -> None:
+        """A module that has an adapter, and what is below it, is never the owner, as the known ones are."""
+        if module.partition(".")[0] not in INFRASTRUCTURE | FRAMEWORKS:
+            self._adapted.add(module)
+            self._verdicts.clear()
 
     def forget(self) -> None:
         """Forget the call sites; they are found anew, with empty totals."""
@@ -188,6 +195,8 @@ class CallSites:
         if name in EVENT_LOOPS:
             return _BOUNDARY
         if top in INFRASTRUCTURE or self._settings.library_modules.match(name, *_parents(name)):
+            return _LIBRARY
+        if not self._adapted.isdisjoint((name, *_parents(name))):
             return _LIBRARY
         if self._in_repository(name):
             return _REPOSITORY

@@ -64,7 +64,8 @@ class Pool:
         hint: one sentence that says how a connection of this pool is given back on every path.
         keeps: where the pool itself refers to what it has handed out, so that it is never collected: takes a
             connection and counts these references now.
-        library: with ``keeps``, weakly the library's object: who reaches only that has no connection.
+        library: gives the library's object that refers to its connections, and keeps it only weakly: who
+            reaches only that has no connection. Where there are several such objects, a tuple of them.
         open: holds of this pool that are open now.
         lost: connections of this pool that nobody can give back any more; their slots stay taken.
     """
@@ -73,7 +74,7 @@ class Pool:
     figures: Callable[[], tuple[int | None, int | None]]
     hint: str = ""
     keeps: Callable[[Any], int] | None = None
-    library: weakref.ref[Any] | None = None
+    library: Callable[[], Any] | None = None
     open: int = 0
     lost: int = 0
 
@@ -104,11 +105,16 @@ class Tracked(weakref.ref[Any]):
         by_design: a framework keeps it for as long as the thread lives, whoever happened to need it first.
         hold: the open hold of it, opaque here, or None while it is not held.
         closed: the connection was already closed when it was dropped: nothing was lost.
+        keeps: where the connection refers to itself, or its own thread does, so that it is not collected at
+            once: takes it and counts these references now. Set it, where it is so, after `tracked_of`.
+        library: as that of `Pool`, for an object of a framework that refers to what is held. Set it likewise.
+        hint: as that of `Pool`, where there is no pool. Set it likewise.
         attributes: the span attributes of this connection, filled by the span listener.
     """
 
     __slots__ = (
-        "account", "attributes", "by_design", "closed", "facts", "hold", "key", "kind", "pool", "transaction",
+        "account", "attributes", "by_design", "closed", "facts", "hint", "hold", "keeps", "key", "kind",
+        "library", "pool", "transaction",
     )  # fmt: skip
 
     key: int
@@ -120,6 +126,9 @@ class Tracked(weakref.ref[Any]):
     by_design: bool
     hold: Any
     closed: bool
+    keeps: Callable[[Any], int] | None
+    library: Callable[[], Any] | None
+    hint: str
     attributes: dict[str, Any] | None
 
     def may_be(self, connection: Any) -> bool:
@@ -153,5 +162,8 @@ def tracked_of(
     tracked.by_design = by_design
     tracked.hold = None
     tracked.closed = False
+    tracked.keeps = None
+    tracked.library = None
+    tracked.hint = ""
     tracked.attributes = None
     return tracked

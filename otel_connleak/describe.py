@@ -71,7 +71,7 @@ class Describe:
             certainty=certainty,
             pool=pool.name if pool is not None else None,
             figures=pool.snapshot() if pool is not None else None,
-            hint=pool.hint if pool is not None else "",
+            hint=pool.hint if pool is not None else hold.tracked.hint,
             facts=hold.tracked.facts,
             thread=hold.thread.name,
             task=hold.task_name,

@@ -15,6 +15,7 @@ from opentelemetry import _logs, metrics, trace
 from otel_connleak import guard, runtime
 from otel_connleak.adapters import ENTRY_POINTS, Adapter
 from otel_connleak.callsite import CallSites
+from otel_connleak.collector import Collector
 from otel_connleak.config import Settings
 from otel_connleak.connection import Tracked
 from otel_connleak.describe import Describe
@@ -28,6 +29,7 @@ from otel_connleak.leak import Leaks
 from otel_connleak.listeners import Listener, Listeners
 from otel_connleak.names import INSTRUMENTATION
 from otel_connleak.native import Latch
+from otel_connleak.otel.dbapi import TracedModules
 from otel_connleak.otel.events import LeakEvents
 from otel_connleak.otel.metrics import LeakMetrics
 from otel_connleak.otel.queries import DBAPI_MODULE, QuerySpans
@@ -70,6 +72,7 @@ class Engine:
         self._wire_evidence()
         self._wire_listeners(providers)
         self._adapters: list[Adapter] = []
+        self._with_adapter: set[str] = set()
         self._processor: Any = None
         self._provider: Any = None
         self._spared: set[int] = set()
@@ -84,9 +87,10 @@ class Engine:
 
     def _wire_evidence(self) -> None:
         note, registry, watchdog = self.leaks.note, self.registry, self.watchdog
+        self._collector = Collector()
         self._exits = Exits(registry, self.callsites, note)
         self.leaks.watch = self._exits.watch
-        dropped = Dropped(registry, note, watchdog.after)
+        dropped = Dropped(registry, note, watchdog.after, self._collector)
         only_in_pool = OnlyInPool(registry, note, watchdog.after, self._put)
         if counts_are_exact():
             self.leaks.suspect, self.leaks.look = only_in_pool.suspect, only_in_pool.look
@@ -117,6 +121,7 @@ class Engine:
         events = LeakEvents(_logs.get_logger(INSTRUMENTATION, __version__, providers.get("logger_provider")))
         self._spans = HoldSpans(tracer, self.settings)
         self._queries = QuerySpans(self.registry)
+        self.dbapi = TracedModules(self.registry, self.settings, providers)
         self._metrics = LeakMetrics(meter, self.leaks.unreleased)
         self.leaks.listen(
             (self.log.leak, LeakSpans(tracer).leak, events.leak, self._metrics.leak),
@@ -143,9 +148,11 @@ class Engine:
         runtime.current = runtime.Runtime(traces.started, traces.ended, self.flush, self.shutdown)
         self._add_processor(provider)
         self.active = True
+        self._collector.install()
         atexit.register(self.at_exit)
         for entry_point in entry_points(group=ENTRY_POINTS):
             self._add_adapter(entry_point)
+        self.dbapi.start(self._with_adapter)
         wrapt.register_post_import_hook(self._hook_queries, DBAPI_MODULE)
 
     def stop(self) -> None:
@@ -154,6 +161,8 @@ class Engine:
         runtime.current = None
         steps: list[Callable[[], object]] = [
             *(adapter.uninstall for adapter in self._adapters),
+            self.dbapi.stop,
+            self._collector.uninstall,
             self._queries.uninstall,
             lambda: atexit.unregister(self.at_exit),
             self.watchdog.stop,
@@ -200,6 +209,8 @@ class Engine:
         self._exits.clear()
         self._traces.clear()
         self.leaks.clear()
+        self.dbapi.after_fork()
+        self._collector.after_fork()
 
     def _report_the_rest(self) -> None:
         spared = [hold for hold in self.leaks.at_exit() if hold.number not in self._spared]
@@ -231,6 +242,7 @@ class Engine:
     def _add_adapter(self, entry_point: Any) -> None:
         try:
             adapter: Adapter = entry_point.load()()
+            self.callsites.add_library(adapter.module)
         except Exception as error:
             _logger.error(
                 "adapter %s cannot be loaded: %s: %s", entry_point.name, type(error).__name__, error
@@ -241,6 +253,7 @@ class Engine:
             if self.active:
                 self._install(entry_point.name, adapter)
 
+        self._with_adapter.add(adapter.module.partition(".")[0])
         wrapt.register_post_import_hook(install, adapter.module)
 
     def _hook_queries(self, module: Any) -> None:

@@ -9,7 +9,7 @@ import enum
 import weakref
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, Final
 
 from otel_connleak.connection import Account, Kind, Tracked, Transaction
 
@@ -24,6 +24,9 @@ class Evidence(enum.StrEnum):
     FUNCTION_EXITED = "function_exited"
     OVERDUE = "overdue"
     PROCESS_EXITED = "process_exited"
+
+
+_ENDS: Final = frozenset({Evidence.THREAD_ENDED, Evidence.TASK_ENDED, Evidence.TRACE_ENDED})
 
 
 class Certainty(enum.StrEnum):
@@ -136,6 +139,7 @@ class Hold:
         task_callback: what the task evidence has registered with the task.
         seen: when each evidence was observed last, by kind; None while there is none.
         unseen: it is kept in a context variable: no search can see that.
+        listens: its connection waits for notifications of the server, and is idle by design.
         reclaimed: the application dropped it, and the library has taken it back by itself: no slot is lost.
         reached_in: frame identity of a live activation that was found to reach it, or 0.
         leak: the report about this hold, opaque here, or None.
@@ -156,6 +160,7 @@ class Hold:
     task_callback: Any = None
     seen: dict[Evidence, float] | None = None
     unseen: bool = False
+    listens: bool = False
     reclaimed: bool = False
     reached_in: int = 0
     leak: Any = None
@@ -187,6 +192,11 @@ class Hold:
         return self.tracked.kind
 
     @property
+    def by_design(self) -> bool:
+        """Whether neither its age nor the end of the function that acquired it says anything."""
+        return self.listens or self.tracked.by_design
+
+    @property
     def is_open(self) -> bool:
         """Whether it is neither released nor lost."""
         return self.outcome is Outcome.HELD
@@ -198,11 +208,17 @@ class Hold:
         return task.get_name() if hasattr(task, "get_name") else self.ended_task
 
     @property
+    def scope_is_over(self) -> bool:
+        """Whether it is known that the thread, task or request is over in which it was acquired."""
+        return not _ENDS.isdisjoint(self.seen or ())
+
+    @property
     def skipped(self) -> tuple[int, ...]:
-        """Identities of what is no way to the connection, although it refers to it: its pool."""
-        reference = self.pool.library if self.pool is not None else None
+        """Identities of what refers to the connection and is no way to it: its pool, and parts of that."""
+        reference = self.pool.library if self.pool is not None else self.tracked.library
         library = reference() if reference is not None else None
-        return (id(library),) if library is not None else ()
+        several = library if type(library) is tuple else (library,)
+        return tuple(id(each) for each in several if each is not None)
 
     def use_time(self, now: float) -> float:
         """Seconds from acquire to release, or to ``now`` while it is open."""
@@ -219,3 +235,28 @@ class Hold:
     def idle_since(self) -> float:
         """Since when no driver call has run; the acquire while there was none."""
         return max(self.acquired, self.last_call)
+
+
+class TransactionHold(Hold):
+    """The hold of a transaction: what its connection calls meanwhile are its own driver calls.
+
+    It never becomes overdue while there was none: only with the first does the server begin a transaction.
+
+    Attributes:
+        within: the hold of the connection. There the driver's hooks note the calls.
+    """
+
+    busy: Any = property(lambda self: self.within.busy - self._busy_before)
+    busy_since: Any = property(lambda self: self.within.busy_since)
+    calls: Any = property(lambda self: self.within.calls - self._calls_before)
+    last_call: Any = property(lambda self: self.within.last_call if self.calls else 0.0)
+    statement: Any = property(lambda self: self.within.statement if self.calls else None)
+    long_lived: Any = property(
+        lambda self: self._long_lived or not self.calls,
+        lambda self, value: setattr(self, "_long_lived", value),
+    )
+
+    def __init__(self, within: Hold, *about: Any) -> None:
+        self.within = within
+        self._busy_before, self._calls_before = within.busy, within.calls
+        super().__init__(*about)

@@ -103,7 +103,7 @@ class Leaks:
 
     def note(self, hold: Hold, evidence: Evidence, at: float) -> None:
         """An observed fact about a hold, true since ``at`` (monotonic seconds). Any thread."""
-        if hold.tracked.by_design and evidence not in _ALSO_BY_DESIGN:
+        if hold.by_design and evidence not in _ALSO_BY_DESIGN:
             return
         if evidence not in self._settings.evidence or hold.site.ignored:
             if evidence is Evidence.DROPPED:
@@ -201,8 +201,7 @@ class Leaks:
         grace = self._settings.grace
         seen: dict[Evidence, float] = hold.seen or {}
         due = [at + grace for at in list(seen.values()) if at + grace > now]
-        latest: float = now + grace * min(2**tries, _LONGEST_RECHECK)
-        return min([latest, *due])
+        return min([now + grace * min(1 << tries, _LONGEST_RECHECK), *due])
 
     def _who(self, holds: list[Hold], *, module_first: bool = False) -> dict[int, Reach]:
         alive = {hold.tracked.key: hold for hold in holds if hold.tracked() is not None}
@@ -215,6 +214,7 @@ class Leaks:
                 module_first=module_first,
                 found_in=lambda key, activation: self.watch(alive[key], activation),
                 unseen={key for key, hold in alive.items() if hold.unseen},
+                over={key for key, hold in alive.items() if hold.scope_is_over},
                 skip={identity for hold in holds for identity in hold.skipped},
             )
         except Exception:
@@ -272,7 +272,7 @@ class Leaks:
         spared: list[Hold] = []
         for hold in holds:
             verdict = who.get(hold.tracked.key, Reach.NOBODY)
-            if verdict is Reach.LIVE or hold.tracked.by_design or self._is_singleton(hold, verdict):
+            if verdict is Reach.LIVE or hold.by_design or self._is_singleton(hold, verdict):
                 spared.append(hold)
             elif not hold.site.ignored and Evidence.PROCESS_EXITED in self._settings.evidence:
                 hold.seen = {Evidence.PROCESS_EXITED: now} | (hold.seen or {})

@@ -38,7 +38,9 @@ FRAMEWORKS: Final = frozenset(
 """Modules that are skipped too, but rather than name nobody a report names the nearest function in them."""
 
 CONNECTION_KEEPERS: Final = frozenset(
-    "psycopg_pool sqlalchemy django peewee playhouse dbutils DBUtils tortoise piccolo ormar pony".split()
+    "psycopg_pool sqlalchemy django peewee playhouse dbutils DBUtils tortoise piccolo ormar pony "
+    # caches and files that happen to be SQLite databases
+    "coverage dbm diskcache huey IPython requests_cache sqlitedict".split()
 )
 """Libraries that connect on their own account and keep the connection: the application does not hold it."""
 
@@ -50,3 +52,12 @@ GREENLET_BRIDGES: Final = frozenset({"sqlalchemy"})
 
 ACQUIRES_FOR_CALLER: Final = frozenset({"__enter__", "__aenter__", "__init__", "__new__", "__await__"})
 """Methods whose caller is the owner: it wrote the ``with``, or made the object that keeps the connection."""
+
+SCOPES: Final = frozenset({"sqlalchemy.util._collections.ScopedRegistry"})
+"""Classes whose objects keep something for each task or request, and not for whoever can reach them."""
+
+NO_CARRIERS: Final = frozenset(
+    "sqlalchemy.engine.base.Engine sqlalchemy.event.base sqlalchemy.orm.identity "
+    "sqlalchemy.orm.instrumentation sqlalchemy.orm.mapper sqlalchemy.orm.state sqlalchemy.sql.schema".split()
+)
+"""Classes, or modules of classes, whose objects refer to very many others that carry no connection."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 _MISSING = object()
@@ -39,7 +41,7 @@ class Patches:
         original = vars(owner).get(name, _MISSING)
         if original is _MISSING:
             raise AttributeError(f"{owner.__name__} has no attribute {name} of its own")
-        replacement = make(original)
+        replacement = make(_method(original) if isinstance(owner, type) else original)
         setattr(owner, name, replacement)
         self._patches.append(_Patch(owner, name, original, replacement))
         self.active = True
@@ -51,3 +53,20 @@ class Patches:
             patch = self._patches.pop()
             if vars(patch.owner).get(patch.name) is patch.replacement:
                 setattr(patch.owner, patch.name, patch.original)
+
+
+def _method(original: Any) -> Any:
+    """A method as a function, also where another tool has put there what must be bound to be called.
+
+    Those of wrapt are such, with which OpenTelemetry's instrumentations work: unbound they would take the
+    object for the first argument, and give a wrong one to the instrumentation.
+    """
+    is_method = not isinstance(original, (classmethod, staticmethod, property))
+    if type(original) is FunctionType or not is_method or not hasattr(original, "__wrapped__"):
+        return original
+
+    @functools.wraps(original)
+    def method(this: Any, *args: Any, **kwargs: Any) -> Any:
+        return original.__get__(this, type(this))(*args, **kwargs)
+
+    return method

@@ -26,11 +26,15 @@ class Pools:
     Args:
         make: makes the record of a pool of the library, from a weak reference to it and the facts about its
             first connection. The record must not keep the pool itself, only the reference.
+        refer: makes such a reference; where a pool cannot be weakly referenced, one that does as well.
     """
 
-    def __init__(self, make: Callable[[weakref.ref[Any], Facts], Pool]) -> None:
+    def __init__(
+        self, make: Callable[[Any, Facts], Pool], refer: Callable[[Any], Callable[[], Any]] = weakref.ref
+    ) -> None:
         self._make = make
-        self._known: dict[int, tuple[weakref.ref[Any], Pool]] = {}
+        self._refer = refer
+        self._known: dict[int, tuple[Callable[[], Any], Pool]] = {}
 
     def of(self, pool: Any, facts: Facts) -> Pool:
         """The record of a pool. Raises `TypeError` if it cannot be weakly referenced."""
@@ -38,7 +42,7 @@ class Pools:
         if known is not None and known[0]() is pool:
             return known[1]
         # A pool that is gone leaves an entry behind until its identity is used again: a few bytes a pool.
-        reference = weakref.ref(pool)
+        reference = self._refer(pool)
         record = self._make(reference, facts)
         self._known[id(pool)] = reference, record
         return record

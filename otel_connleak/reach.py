@@ -28,6 +28,7 @@ from otel_connleak.frames import (
     local_values,
     running_frames,
 )
+from otel_connleak.libraries import NO_CARRIERS
 from otel_connleak.search import Search
 from otel_connleak.value_stack import hides_values
 
@@ -50,6 +51,7 @@ class _Question(NamedTuple):
     found_in: OnFound
     unseen: Collection[int]
     skip: tuple[int, ...]
+    over: Collection[int]
     with_state: bool = True
 
 
@@ -70,7 +72,10 @@ def carries(value: Any, target: int, skip: Iterable[int] = (), most: int = 1_000
     Never through objects whose identity is in ``skip``. Bounded to ``most`` references: it runs in the
     application's thread, when a function exits that still holds.
     """
-    return value is not None and bool(Search({target}, most, skip=skip, running=False).run([(None, [value])]))
+    if value is None:
+        return False
+    search = Search({target}, most, skip=skip, running=False, not_in=NO_CARRIERS)
+    return bool(search.run([(None, [value])]))
 
 
 class Reachability:
@@ -98,6 +103,7 @@ class Reachability:
         found_in: OnFound = lambda _target, _activation: None,
         unseen: Collection[int] = (),
         skip: Iterable[int] = (),
+        over: Collection[int] = (),
     ) -> dict[int, Reach]:
         """Who can reach each of these connections.
 
@@ -111,10 +117,11 @@ class Reachability:
                 be over by then.
             unseen: the targets that are kept where no search looks: their owners need none while they live.
             skip: identities of objects that are not followed: of pools that refer to what they hand out.
+            over: the targets whose thread, task or request is over: what is kept for it nobody releases.
         """
         if not targets:
             return {}
-        question = _Question(targets, loops, module_first, found_in, unseen, tuple(skip))
+        question = _Question(targets, loops, module_first, found_in, unseen, tuple(skip), over)
         answers = self._ask(question)
         # The application goes on while we search, and may carry a connection from where we have not looked
         # yet to where we have. So activations are asked twice before it is said that there is nobody.
@@ -123,7 +130,7 @@ class Reachability:
         return answers | self._ask(again) if nobody else answers
 
     def _ask(self, question: _Question) -> dict[int, Reach]:
-        targets, loops, module_first, found_in, unseen, skip, with_state = question
+        targets, loops, module_first, found_in, unseen, skip, over, with_state = question
         pause = self._pauses()
         coroutines = _live_coroutines(loops)
         greenlets = greenlets_as_threads(pause)
@@ -144,13 +151,14 @@ class Reachability:
             search.targets -= running
             live = search.run(activations)
             module = search.run(state)
+        scoped = search.run([(None, gc.get_referents(*search.scopes))])
         own = search.run([(None, gc.get_referents(*search.thread_locals))])
         search.clear()
         for target, activation in live.items():
             if activation is not None:
                 found_in(target, activation)
         answers = dict.fromkeys(targets, Reach.NOBODY)
-        answers |= dict.fromkeys(chain(hidden, live), Reach.LIVE)
+        answers |= dict.fromkeys(chain(hidden, live, scoped.keys() - over), Reach.LIVE)
         return answers | dict.fromkeys(own, Reach.THREAD) | dict.fromkeys(module, Reach.MODULE)
 
     def _hidden(

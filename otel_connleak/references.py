@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 
@@ -17,11 +18,11 @@ def counts_are_exact() -> bool:
     return is_enabled is None or bool(is_enabled())
 
 
-def count(reference: weakref.ref[Any]) -> int | None:
+def count(reference: Callable[[], Any]) -> int | None:
     """The number of references to an object that are not the caller's; None if it is gone.
 
-    They are counted through a weak reference: so whatever this function and its caller need is the same each
-    time, on every version of the interpreter, and is subtracted.
+    They are counted through a weak reference, or what else gives the object: so whatever this function and
+    its caller need is the same each time, on every version of the interpreter, and is subtracted.
     """
     referent = reference()
     return None if referent is None else sys.getrefcount(referent) - _OUR_OWN

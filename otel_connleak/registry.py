@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from otel_connleak.connection import Tracked
+from otel_connleak.guard import failed
 from otel_connleak.hold import Hold, Origin, Outcome, ThreadRecord
 from otel_connleak.listeners import Listeners
 from otel_connleak.totals import Totals
@@ -74,8 +75,9 @@ class Registry(Connections):
     # --- acquire and release -------------------------------------------------------------------------------
 
     def acquire(
-        self, source: str, connection: Any, frame: Any, describe: Callable[..., Tracked], *about: Any
-    ) -> Hold:
+        self, source: str, connection: Any, frame: Any, describe: Callable[..., Tracked], *about: Any,
+        make: Callable[..., Hold] = Hold,
+    ) -> Hold:  # fmt: skip
         """Open a hold.
 
         Args:
@@ -84,6 +86,7 @@ class Registry(Connections):
             frame: the frame that called the adapter's hook.
             describe: called with the connection and ``about`` when it is first seen; calls `track`.
             about: further arguments of ``describe``.
+            make: makes the hold.
         """
         tracked = self._tracked.get(id(connection))
         if tracked is None or tracked() is not connection:
@@ -109,7 +112,7 @@ class Registry(Connections):
         number = next(self._numbers)
         in_task = None if task is None else weakref.ref(task)
         long_lived = site.long_lived or self.expect_long()
-        hold = Hold(number, source, tracked, origin, thread, in_task, now, long_lived)
+        hold = make(number, source, tracked, origin, thread, in_task, now, long_lived)
         # Written out: a ``with`` costs two and a half times as much as these two calls, on every acquire.
         lock = self._lock
         lock.acquire()
@@ -179,7 +182,10 @@ class Registry(Connections):
         hold.reclaimed = True
         connection = hold.tracked()
         if connection is not None:
-            hold.transaction = hold.tracked.transaction(connection)
+            try:
+                hold.transaction = hold.tracked.transaction(connection)
+            except Exception:  # a broken one may refuse to tell, and is taken back all the same
+                failed("transaction status")
         if self._close(hold, Outcome.LOST, self.clock()):
             self._put(Reclaimed(hold))
 
@@ -187,6 +193,14 @@ class Registry(Connections):
         """End a hold as released although no release was seen: there is nothing left to release."""
         if self._close(hold, _RELEASED, self.clock()):
             self.released(hold)
+
+    def replaced(self, hold: Hold, tracked: Tracked) -> None:
+        """The library has replaced the connection below a hold by another one: the hold goes on with it."""
+        with self._lock:
+            if hold.outcome is _HELD:
+                hold.tracked.hold = None
+                hold.tracked = tracked
+                tracked.hold = hold
 
     def _close(self, hold: Hold, outcome: Outcome, at: float) -> bool:
         pool = hold.pool

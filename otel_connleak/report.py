@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from otel_connleak.claim import Leak
-from otel_connleak.connection import Transaction
+from otel_connleak.connection import Kind, Transaction
 from otel_connleak.hold import Hold
 from otel_connleak.names import INSTRUMENTATION
 
@@ -135,7 +135,8 @@ def _facts(leak: Leak) -> Iterable[str]:
         waiting = f", {figures.waiting} waiting" if figures.waiting else ""
         yield f'pool "{leak.pool}" {figures.used}{maximum} used{waiting}'
     elif leak.facts.namespace:
-        yield f'direct connection to database "{leak.facts.namespace}"'
+        direct = "direct connection to " if leak.kind is Kind.CONNECTION else ""
+        yield f'{direct}database "{leak.facts.namespace}"'
     if leak.facts.server_pid is not None:
         yield f"server pid {leak.facts.server_pid}"
     if leak.task is not None:

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, Final
 
 from otel_connleak.frames import greenlet_class, greenlet_frames, local_values
+from otel_connleak.libraries import SCOPES
 
 _BATCH: Final = 50
 _LARGE: Final = 200
@@ -19,6 +20,8 @@ _LARGE: Final = 200
 _PART: Final = 1_000
 """What was seen is kept in sets of about this size: to enlarge a large one would take too long."""
 _CONTAINERS: Final = (dict, list, set, tuple, frozenset, deque)
+_SCOPES: Final = object()
+"""As what an object is read that keeps something for each task or request."""
 _GREENLET: Final = object()
 """As what a greenlet is read: its collector's view of it lacks the frames in which it is suspended."""
 _RUNNING: Final[dict[Any, Callable[[Any], bool]]] = {
@@ -52,10 +55,12 @@ class Search:
         pause: called between small steps.
         skip: identities of objects that are not followed.
         running: whether coroutines and generators are followed that run now.
+        not_in: names of classes, and of modules of classes, whose objects are not followed.
 
     Attributes:
         thread_locals: the `threading.local` objects that were met. They are not followed: what is in them is
             one thread's own, and not the state of whoever can reach them.
+        scopes: the objects that were met which keep something for each task or request; not followed either.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Search:
         skip: Iterable[int] = (),
         *,
         running: bool = True,
+        not_in: frozenset[str] = frozenset(),
     ) -> None:
         self.targets = targets
         self._most = most
@@ -74,8 +80,10 @@ class Search:
         self._seen: list[set[int]] = [set() for _ in range(1 + most // _PART)]
         self._skip = tuple(skip)
         self._running = running
+        self._not_in = not_in
         self._mark_skipped()
         self.thread_locals: list[Any] = []
+        self.scopes: list[Any] = []
         self._kinds: dict[int, tuple[Any, type]] = {}
 
     def run[R](self, roots: Iterable[tuple[R, Iterable[Any]]]) -> dict[int, R]:
@@ -156,7 +164,8 @@ class Search:
         for item in items:
             kind = type(item)
             # By its identity: a metaclass may have a hash of its own. The type is kept, and so the id.
-            container, _ = kinds.get(id(kind)) or kinds.setdefault(id(kind), (_container(kind), kind))
+            known = kinds.get(id(kind)) or kinds.setdefault(id(kind), (_container(kind, self._not_in), kind))
+            container = known[0]
             if container is None:
                 followed.append(item)
             elif container not in _CONTAINERS:
@@ -175,6 +184,8 @@ class Search:
             return item.__closure__, item.__defaults__, item.__kwdefaults__
         if kind is threading.local:
             self.thread_locals.append(item)
+        elif kind is _SCOPES:
+            self.scopes.append(item)
         elif kind is _GREENLET:
             return item, [value for frame in greenlet_frames(item) for value in local_values(frame)]
         elif kind in _RUNNING and (self._running or not _RUNNING[kind](item)):
@@ -182,10 +193,17 @@ class Search:
         return ()
 
 
-def _container(kind: type) -> Any:
+def _container(kind: type, not_in: frozenset[str]) -> Any:
     """As what the objects of a type are read: container, function, not at all, or else None."""
     if issubclass(kind, _NOT_FOLLOWED):
         return _NOT_FOLLOWED
+    # By the class of classes: a metaclass may have attributes of its own, which run code.
+    module = str(type.__getattribute__(kind, "__module__"))
+    name = f"{module}.{type.__getattribute__(kind, '__name__')}"
+    if module in not_in or name in not_in:
+        return _NOT_FOLLOWED
+    if name in SCOPES:
+        return _SCOPES
     if issubclass(kind, greenlet_class()):
         return _GREENLET
     bases = (*_CONTAINERS, *_RUNNING, types.FunctionType, threading.local)

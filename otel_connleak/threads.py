@@ -13,6 +13,11 @@ from otel_connleak.hold import ThreadRecord
 from otel_connleak.native import get_ident, threads_are_greenlets
 
 
+def process_ends() -> bool:
+    """Whether the interpreter shuts down: it waits for its threads then, and these end because of that."""
+    return bool(getattr(threading, "_SHUTTING_DOWN", False))
+
+
 class _EndOfThread:
     """Lives in the thread's local storage, so that it is finalized when the thread ends.
 

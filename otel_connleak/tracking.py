@@ -64,3 +64,25 @@ class Connections:
         """What is known about a connection in its finalizer."""
         tracked = self._tracked.get(id(connection))
         return tracked if tracked is not None and tracked.may_be(connection) else None
+
+    def reconnected(self, connection: Any, facts: Facts) -> Hold | None:
+        """An object that is known leads to another process of the server now; its open hold goes on.
+
+        Returns:
+            That hold, or None: then the connection is not held, or not known.
+        """
+        tracked = self._tracked.get(id(connection))
+        if tracked is None or tracked() is not connection:
+            return None
+        tracked.facts, tracked.attributes, tracked.closed = facts, None, False
+        hold: Hold | None = tracked.hold
+        return hold
+
+    def leave_pool(self, connection: Any) -> None:
+        """A connection that is held leaves its pool for good: it is a direct one from now on."""
+        hold = self.hold_of(connection)
+        with self._lock:
+            if hold is not None and hold.is_open:
+                pool, hold.pool, hold.tracked.pool = hold.pool, None, None
+                if pool is not None:
+                    pool.open -= 1

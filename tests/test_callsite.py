@@ -112,6 +112,20 @@ def test_library_modules() -> None:
     assert world.stack("shop", "toolbox") == "toolbox.f"
 
 
+def test_modules_with_an_adapter() -> None:
+    """What an adapter is for is skipped as well, and nothing else of an application."""
+    world = World()
+    assert world.stack("shop.api", "shop.pools.steady", "shop.pools") == "shop.pools.f"
+    world.callsites.add_library("shop.pools")
+    world.callsites.add_library("sqlalchemy")
+
+    assert world.stack("shop.api", "shop.pools.steady", "shop.pools") == "shop.api.f"
+    assert world.stack("shop", "shop.poolside") == "shop.poolside.f"
+    assert world.stack("sqlalchemy.pool", "psycopg") == "sqlalchemy.pool.f", (
+        "a framework gives its name, as ever"
+    )
+
+
 def test_only_libraries_on_the_stack() -> None:
     """Then the nearest frame of a framework gives the name, or else the nearest of all, and nobody owns."""
     world = World()

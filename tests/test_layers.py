@@ -11,7 +11,7 @@ import otel_connleak
 PACKAGE = Path(otel_connleak.__file__).parent
 LAYERS = [
     # L0: words, and what needs nothing but words. The order within it:
-    "version names libraries native references connection",
+    "version names libraries native references collector connection",
     "hold",
     "frames value_stack",
     "search",
@@ -20,12 +20,12 @@ LAYERS = [
     # L1: who is asking, what is open, and what is asked of the interpreter
     "callsite tracking threads watchdog reach awaiter nesting patching statements expect runtime drivers",
     "drivers.* registry",
-    "describe hooks pools",
+    "describe hooks pools pep249 reconnecting",
     # L2: facts, verdict, report, libraries
     "evidence evidence.* leak report adapters adapters.*",
     # L3: what leaves the process through OpenTelemetry
-    "otel otel.attributes",
-    "otel.spans otel.processor otel.metrics otel.events otel.queries",
+    "otel otel.attributes otel.dbapi_proxies",
+    "otel.spans otel.processor otel.metrics otel.events otel.queries otel.dbapi",
     # L4: the only place where things are wired
     "engine",
     "instrumentor",

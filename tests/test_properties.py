@@ -44,6 +44,7 @@ class WithoutOverdue(Connections):
     overdue_after = NEVER
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("collector_at_rest")
 @pytest.mark.parametrize("machine", [Connections, WithoutOverdue])
 def test_any_history(machine: type[Connections]) -> None:

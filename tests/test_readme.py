@@ -78,6 +78,7 @@ def test_every_command_is_run() -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("the environment of a service")
 @pytest.mark.parametrize("command", sorted(command for command in BY_TEST if "app.py" in command))
 def test_own_service(
     command: str, service_environment: Mapping[str, str], postgres: str, tmp_path: Path
@@ -93,6 +94,7 @@ def test_own_service(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("the environment of a service")
 def test_commands_of_the_package(service_environment: Mapping[str, str]) -> None:
     """The two commands of the package run in a service's environment and show settings and libraries."""
     settings = shell("otel-connleak settings", service_environment)

@@ -15,10 +15,18 @@ from otel_connleak.connection import Facts, Transaction
 
 
 class Driver(NamedTuple):
-    """How to read one driver's connections; both functions may raise on a broken connection."""
+    """How to read one driver's connections; each function may raise on a broken connection.
+
+    Attributes:
+        facts: what is constant for a connection.
+        transaction: its transaction status.
+        sees_calls: whether its calls to the server are seen. Where they are not, nobody can say that it has
+            been idle.
+    """
 
     facts: Callable[[Any], Facts]
     transaction: Callable[[Any], Transaction]
+    sees_calls: Callable[[Any], bool] = lambda _connection: True
 
 
 UNKNOWN = Driver(lambda _connection: Facts(), lambda _connection: Transaction.UNKNOWN)
@@ -27,10 +35,21 @@ UNKNOWN = Driver(lambda _connection: Facts(), lambda _connection: Transaction.UN
 _NAMES = frozenset(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def unwrapped(connection: Any) -> Any:
+    """The driver's own connection, by which its hooks look holds up, of what a pool has got by ``connect``.
+
+    OpenTelemetry's instrumentations of some drivers wrap a proxy around it, which only makes query spans.
+    """
+    if hasattr(type(connection), "_self_is_traced"):
+        return connection  # a proxy of ours (`trace_dbapi`) is looked up itself
+    return getattr(connection, "__wrapped__", connection)
+
+
 def driver_of(connection: Any) -> Driver:
     """The driver of a connection, by the package of its class or of one that this derives from.
 
-    The file here that has the package's name is loaded with the first such connection.
+    The file here that has the package's name is loaded with the first such connection. A proxy of ours knows
+    its own.
     """
     cls: Any = type(connection)
     return _driver_of_class(cls)
@@ -38,6 +57,9 @@ def driver_of(connection: Any) -> Driver:
 
 @functools.lru_cache(maxsize=256)
 def _driver_of_class(cls: Any) -> Driver:
+    own: Driver | None = getattr(cls, "_self_driver", None)
+    if own is not None:
+        return own
     for base in cls.__mro__:
         name = base.__module__.partition(".")[0]
         if name in _NAMES:

@@ -15,6 +15,7 @@ from opentelemetry.context import attach, detach
 from opentelemetry.trace import Span
 
 from otel_connleak.guard import failed
+from otel_connleak.hold import Hold
 from otel_connleak.patching import Patches
 from otel_connleak.registry import Registry
 
@@ -45,7 +46,7 @@ class QuerySpans:
         """Make the hold span of a cursor's connection current; returns what to detach, or None."""
         try:
             hold = self._registry.hold_of(cursor.connection) if self._patches.active else None
-            if hold is not None and isinstance(hold.span, Span):
+            if hold is not None and isinstance(hold.span, Span) and _is_in_trace(hold):
                 return attach(trace.set_span_in_context(hold.span))
         except Exception:
             failed("CursorTracer.traced_execution")
@@ -75,3 +76,8 @@ class QuerySpans:
                     detach(token)
 
         return traced_execution_async
+
+
+def _is_in_trace(hold: Hold) -> bool:
+    """Whether what happens now belongs to the trace of a hold: a connection may outlive its request."""
+    return trace.get_current_span().get_span_context().trace_id in (0, hold.trace)

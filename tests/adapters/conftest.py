@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from tests.adapters.shop.orders import Orders
+from tests.support.mariadb import MISSING, Database, MariaDB, embedded_mariadb, fresh_database, server_program
 from tests.support.reports import GRACE, NEVER, Reports
 from tests.support.telemetry import Telemetry
 
@@ -84,3 +86,25 @@ def pool(make_pool: MakePool) -> ConnectionPool[Any]:
 def orders(pool: ConnectionPool[Any]) -> Orders:
     """The repository over that pool."""
     return Orders(pool)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A real MariaDB server, one for the test session.
+
+    Without a server program its tests are skipped. They fail where ``CONNLEAK_MYSQL`` is ``required``.
+    """
+    program = server_program()
+    if program is None:
+        if os.environ.get("CONNLEAK_MYSQL") == "required":
+            pytest.fail(MISSING, pytrace=False)
+        pytest.skip(MISSING)
+    with embedded_mariadb(program) as server:
+        yield server
+
+
+@pytest.fixture
+def database(mariadb: MariaDB) -> Iterator[Database]:
+    """A fresh database of MariaDB with a table ``customers`` of three rows."""
+    with fresh_database(mariadb) as database:
+        yield database

@@ -7,6 +7,7 @@ from typing import Any
 
 from otel_connleak.callsite import CallSites
 from otel_connleak.claim import Leak
+from otel_connleak.collector import Collector
 from otel_connleak.config import load
 from otel_connleak.connection import Tracked
 from otel_connleak.describe import Describe
@@ -62,7 +63,7 @@ class Core:
         note = self.leaks.note
         self.exits = Exits(self.registry, self.callsites, note)
         self.overdue = Overdue(self.registry, note, self.settings.overdue_after)
-        dropped = Dropped(self.registry, note, self.watchdog.after)
+        dropped = self.dropped = Dropped(self.registry, note, self.watchdog.after, Collector())
         only_in_pool = OnlyInPool(self.registry, note, self.watchdog.after, self.watchdog.put)
         self.leaks.suspect, self.leaks.look = only_in_pool.suspect, only_in_pool.look
         self.watchdog.handle(

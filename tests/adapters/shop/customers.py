@@ -76,8 +76,9 @@ class Customers:
         return question(connection)
 
     def think(self, wait: Callable[[], object]) -> None:
-        """Releases late: waits in between."""
+        """Releases late: waits in between, in a transaction."""
         connection = self.library.acquire()
+        self.library.execute(connection, COUNT)
         wait()
         self.library.release(connection)
 
@@ -165,8 +166,9 @@ class AsyncCustomers:
         return question(connection)
 
     async def think(self, wait: Callable[[], object]) -> None:
-        """Releases late: waits in between, while the event loop goes on."""
+        """Releases late: waits in between, in a transaction, while the event loop goes on."""
         connection = await self.library.acquire()
+        await self.library.execute(connection, COUNT)
         await asyncio.to_thread(wait)
         await self.library.release(connection)
 
