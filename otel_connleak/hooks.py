@@ -7,6 +7,7 @@ and none of ours comes out (promise 1 of DESIGN section 6). An adapter that need
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -208,7 +209,7 @@ class Hooks:
         *,
         statement: bool = False,
     ) -> Any:
-        """The same for a coroutine function."""
+        """The same for a coroutine function, or one that gives a coroutine."""
 
         @functools.wraps(original)
         async def call(this: Any, *args: Any, **kwargs: Any) -> Any:
@@ -220,7 +221,24 @@ class Hooks:
             finally:
                 self._called(hold, started, transaction)
 
-        return call
+        if inspect.iscoroutinefunction(original):
+            return call
+
+        async def timed(this: Any, result: Any, given: Any) -> Any:
+            hold, started = self._calling(this, subject, given)
+            try:
+                return await result
+            finally:
+                if hold is not None:
+                    self._called(hold, started, transaction)
+
+        @functools.wraps(original)
+        def call_at_once(this: Any, *args: Any, **kwargs: Any) -> Any:
+            # An ordinary function that gives a coroutine: what it checks before raises at the call.
+            result = original(this, *args, **kwargs)
+            return timed(this, result, args[0] if statement and args else None)
+
+        return call_at_once
 
     def _acquired(
         self, given: Any, frame: Any, track: Callable[..., Tracked], subject: Subject, direct: bool, args: Any

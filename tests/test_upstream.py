@@ -8,7 +8,7 @@ import pytest
 
 from tests.upstream.outcomes import Comparison, Seen, differences, lasting, read, table
 
-GOOD = Comparison("lib", {"a": "passed"}, {"a": "passed"}, {}, {}, Seen(holds=1), (1.0, 2.0))
+GOOD = Comparison("lib", {"a": "passed"}, {"a": "passed"}, {}, {}, {}, Seen(holds=1), (1.0, 2.0))
 
 
 def test_differences() -> None:

@@ -11,11 +11,11 @@ from otel_connleak.drivers import Driver
 
 def facts(connection: Any) -> Facts:
     """Server, database and backend process. asyncpg has no public way to the first two."""
-    address, port = connection._addr, None
-    if isinstance(address, str):
-        address = os.path.dirname(address)  # of a Unix socket; libpq calls its folder the host
-    else:
-        address, port = address[:2]
+    where, address, port = connection._addr, None, None
+    if isinstance(where, str):
+        address = os.path.dirname(where)  # of a Unix socket; libpq calls its folder the host
+    elif isinstance(where, tuple):
+        address, port = where[:2]
     return Facts("postgresql", connection._params.database, address, port, connection.get_server_pid())
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from otel_connleak import open_holds
 from otel_connleak.adapters.sqlalchemy import SQLAlchemyAdapter
+from otel_connleak.drivers.asyncpg import DRIVER
 from tests.adapters.conftest import Instrument
 from tests.adapters.contract import AsyncContract
 from tests.adapters.library import Library
@@ -844,3 +845,32 @@ def test_sqlalchemy_without_its_adapter(
 
     runner.run(use_it())
     assert reports.hold_names() == []
+
+
+def test_refused_at_once(make_pool: MakePool, runner: asyncio.Runner, reports: Reports) -> None:
+    """What asyncpg refuses at the call, and not when it is awaited, is refused at the call."""
+
+    async def use_too_late() -> None:
+        pool = await make_pool(max_size=1)
+        async with pool.acquire() as connection, connection.transaction():
+            cursor = await connection.cursor("SELECT * FROM customers")
+        with pytest.raises(asyncpg.InterfaceError, match="released back to the pool"):
+            cursor.forward(1)
+
+    runner.run(use_too_late())
+    reports.none()
+
+
+def test_unknown_address(arguments: Arguments, runner: asyncio.Runner, instrument: Instrument) -> None:
+    """A connection that does not say where its server is is held all the same."""
+    reports = instrument()
+
+    async def connect() -> None:
+        connection = await asyncpg.connect(**arguments)
+        connection._addr = None
+        known = DRIVER.facts(connection)
+        assert (known.address, known.port, known.system) == (None, None, "postgresql")
+        await connection.close()
+
+    runner.run(connect())
+    reports.none()

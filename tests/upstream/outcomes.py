@@ -74,6 +74,7 @@ class Comparison:
     Attributes:
         different: tests that differ, also when they are run again.
         unsteady: the others, whose outcome is not always the same.
+        known: tests that must differ; `Suite` says why.
     """
 
     suite: str
@@ -81,6 +82,7 @@ class Comparison:
     with_us: Outcomes
     different: Differences
     unsteady: Differences
+    known: Differences
     seen: Seen
     seconds: tuple[float, float]
 

@@ -100,18 +100,14 @@ class Runs:
             seen = Path(folder)
             without, seconds = self.run(self._suite.tests)
             with_us, seconds_with = self.run(self._suite.tests, seen)
+            said = Seen.read(seen)
             found = differences(without, with_us)
+            known = {test: both for test, both in found.items() if test in self._suite.known}
+            found = {test: both for test, both in found.items() if test not in known}
             different = self._again(found, seen) if found else {}
-            unsteady = {test: both for test, both in found.items() if test not in different}
-            return Comparison(
-                self._suite.name,
-                without,
-                with_us,
-                different,
-                unsteady,
-                Seen.read(seen),
-                (seconds, seconds_with),
-            )
+        unsteady = {test: both for test, both in found.items() if test not in different}
+        times = seconds, seconds_with
+        return Comparison(self._suite.name, without, with_us, different, unsteady, known, said, times)
 
     def _again(self, found: Differences, seen: Path) -> Differences:
         """Those that differ again in two further rounds, of nothing but the files that they are in."""
@@ -142,10 +138,9 @@ def main() -> int:
         for complaint in comparison.complaints:
             failed = True
             print(f"{comparison.suite}: {complaint}")
-        for test, (before, after) in comparison.unsteady.items():
-            print(
-                f"{comparison.suite}: unsteady: {test}: {before} without, {after} with us, not so each time"
-            )
+        for word, tests in (("unsteady", comparison.unsteady), ("known", comparison.known)):
+            for test, (before, after) in tests.items():
+                print(f"{comparison.suite}: {word}: {test}: {before} without, {after} with us")
         if chosen.leaks:
             print("\n".join(f"{comparison.suite}: leak: {leak}" for leak in sorted(comparison.seen.leaks)))
     return int(failed or not comparisons)
