@@ -16,7 +16,7 @@ import pytest
 
 from examples.otlp_receiver import OtlpReceiver
 from examples.otlp_records import LogRecord
-from tests.support.launcher import APPS, LAUNCHER, Launched, environment, exporting_to
+from tests.support.launcher import APPS, LAUNCHER, WITH_FRAMEWORKS, Launched, environment, exporting_to
 from tests.support.waiting import wait_until
 
 OVERDUE = 0.6
@@ -100,15 +100,19 @@ def test_shop(
     database: dict[str, Any], arguments: list[str], dsn: str, receiver: OtlpReceiver, tmp_path: Path
 ) -> None:
     """Each leak is blamed on its function, in its trace, in its process; the correct views report nothing."""
-    env = environment(
-        DSN=dsn,
-        DATABASE=json.dumps(database),
-        DJANGO_SETTINGS_MODULE="django_shop.settings",
-        MEETING=str(tmp_path),
-        # The launcher reads the settings before gunicorn runs.
-        PYTHONPATH=os.pathsep.join([str(APPS), os.environ.get("PYTHONPATH", "")]),
-        OTEL_PYTHON_CONNLEAK_OVERDUE_AFTER=str(OVERDUE),
-    ) | exporting_to(receiver)
+    env = (
+        environment(
+            DSN=dsn,
+            DATABASE=json.dumps(database),
+            DJANGO_SETTINGS_MODULE="django_shop.settings",
+            MEETING=str(tmp_path),
+            # The launcher reads the settings before gunicorn runs.
+            PYTHONPATH=os.pathsep.join([str(APPS), os.environ.get("PYTHONPATH", "")]),
+            OTEL_PYTHON_CONNLEAK_OVERDUE_AFTER=str(OVERDUE),
+        )
+        | WITH_FRAMEWORKS
+        | exporting_to(receiver)
+    )
     with gunicorn(*arguments, env=env) as shop:
         listed = [*shop.ask("customers"), *shop.ask("customers")]
         renamed = shop.ask("rename")

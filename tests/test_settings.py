@@ -10,7 +10,16 @@ import pytest
 
 from examples.otlp_receiver import OtlpReceiver
 from otel_connleak import ConnLeakInstrumentor
-from tests.support.launcher import APPS, Finished, Launched, environment, exporting_to, launch
+from tests.support.launcher import (
+    APPS,
+    DISABLED,
+    FRAMEWORKS,
+    Finished,
+    Launched,
+    environment,
+    exporting_to,
+    launch,
+)
 from tests.support.telemetry import Telemetry
 
 PROGRAM = APPS / "service" / "app.py"
@@ -43,7 +52,7 @@ def start(request: pytest.FixtureRequest, dsn: str, receiver: OtlpReceiver) -> S
         return launch(PROGRAM, *requests, env=env | variables)
 
     def by_argument(*requests: str, **settings: Any) -> Launched:
-        by_hand = env | {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "connleak"}
+        by_hand = env | {DISABLED: f"{FRAMEWORKS},connleak"}
         program = APPS / "with_arguments.py"
         return launch(program, json.dumps(settings), str(PROGRAM), *requests, env=by_hand)
 

@@ -13,7 +13,15 @@ from typing import Final
 from examples.otlp_receiver import OtlpReceiver
 from tests.corpus.truth import GRACE, GRACE_VARIABLE, Scenario
 from tests.corpus.verdict import Played, Reported, Verdict, judge
-from tests.support.launcher import LAUNCHER, Finished, Launched, environment, exporting_to
+from tests.support.launcher import (
+    DISABLED,
+    FRAMEWORKS,
+    LAUNCHER,
+    Finished,
+    Launched,
+    environment,
+    exporting_to,
+)
 
 SIDE_BY_SIDE: Final = 6
 """Scenarios at a time: they wait nearly all of their time."""
@@ -93,7 +101,7 @@ class Theatre:
                 "OTEL_SERVICE_NAME": service,
                 "OTEL_TRACES_EXPORTER": "none",
                 "OTEL_METRICS_EXPORTER": "none",
-                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "flask,wsgi",  # no scenario uses them
+                DISABLED: f"{FRAMEWORKS},flask,wsgi",  # no scenario uses them
                 GRACE_VARIABLE: scenario.env.get(GRACE_VARIABLE, str(GRACE)),
                 "OTEL_PYTHON_CONNLEAK_LIBRARY_MODULES": "tests.corpus.play,tests.corpus.stage",
             }

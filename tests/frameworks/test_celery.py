@@ -9,7 +9,7 @@ import pytest
 
 from examples.otlp_receiver import OtlpReceiver
 from tests.frameworks.service import LONGER_THAN_GRACE, Report, expect, holds, trace_parent
-from tests.support.launcher import APPS, LAUNCHER, Launched, environment, exporting_to
+from tests.support.launcher import APPS, LAUNCHER, WITH_FRAMEWORKS, Launched, environment, exporting_to
 from tests.support.waiting import wait_until
 
 CORRECT = ("names", "slowly")
@@ -41,7 +41,11 @@ def worker(dsn: str, receiver: OtlpReceiver, broker: Path) -> Iterator[Launched]
     ]
     command += ["--pool=prefork", "--concurrency=2", "--loglevel=INFO"]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    env = environment(DSN=dsn, BROKER=str(broker), SLOW=str(LONGER_THAN_GRACE)) | exporting_to(receiver)
+    env = (
+        environment(DSN=dsn, BROKER=str(broker), SLOW=str(LONGER_THAN_GRACE))
+        | WITH_FRAMEWORKS
+        | exporting_to(receiver)
+    )
     with Launched(command, env) as launched:
         launched.wait_for_output("celery@.* ready")
         yield launched

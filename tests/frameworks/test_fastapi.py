@@ -8,7 +8,7 @@ import pytest
 
 from examples.otlp_receiver import OtlpReceiver
 from tests.frameworks.service import LONGER_THAN_GRACE, Report, ask, expect, holds
-from tests.support.launcher import APPS, LAUNCHER, Launched, environment, exporting_to
+from tests.support.launcher import APPS, LAUNCHER, WITH_FRAMEWORKS, Launched, environment, exporting_to
 from tests.support.waiting import wait_until
 
 CORRECT = ("/customers", "/slow", "/export", "/letters")
@@ -24,7 +24,7 @@ def shop(dsn: str, receiver: OtlpReceiver) -> Iterator[tuple[Launched, str]]:
     """The shop on uvicorn under the launcher, and its address."""
     command = [str(LAUNCHER), sys.executable, "-m", "uvicorn", f"--app-dir={APPS}", "--port=0"]
     command += ["fastapi_shop:app"]
-    env = environment(DSN=dsn, SLOW=str(LONGER_THAN_GRACE)) | exporting_to(receiver)
+    env = environment(DSN=dsn, SLOW=str(LONGER_THAN_GRACE)) | WITH_FRAMEWORKS | exporting_to(receiver)
     with Launched(command, env) as server:
         yield server, server.wait_for_output(r"running on (http://[\d.:]+)")[1]
 

@@ -25,6 +25,11 @@ WITHOUT_EXPORTERS = {
     "OTEL_METRICS_EXPORTER": "none",
     "OTEL_LOGS_EXPORTER": "none",
 }
+DISABLED = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+FRAMEWORKS = "asgi,celery,django,fastapi"
+"""Instrumentations that import their frameworks at the start of every program: half a second for nothing."""
+WITH_FRAMEWORKS = {DISABLED: ""}
+"""Switches them on, for a program on one of them."""
 QUICK = {
     "OTEL_PYTHON_CONNLEAK_GRACE": "0.2",
     "OTEL_BSP_SCHEDULE_DELAY": "200",
@@ -165,7 +170,8 @@ class _Reader(threading.Thread):
 def environment(**variables: str) -> dict[str, str]:
     """Our environment without OpenTelemetry's variables, then the settings above, then ``variables``."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    return inherited | WITHOUT_EXPORTERS | QUICK | {"PYTHONUNBUFFERED": "1"} | variables
+    defaults = {"PYTHONUNBUFFERED": "1", DISABLED: FRAMEWORKS}
+    return inherited | WITHOUT_EXPORTERS | QUICK | defaults | variables
 
 
 def exporting_to(receiver: OtlpReceiver) -> dict[str, str]:
