@@ -35,7 +35,8 @@ class Transaction(enum.StrEnum):
 class Facts:
     """What is constant for one physical connection, read once when it is first seen.
 
-    A closed connection may raise when asked for these, so they are kept.
+    A closed connection may raise when asked for these, so they are kept. Without a server (``has_server``) it
+    is this process that reads the database: nobody misses an idle connection.
     """
 
     system: str = "other_sql"
@@ -43,6 +44,7 @@ class Facts:
     address: str | None = None
     port: int | None = None
     server_pid: int | None = None
+    has_server: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,14 +38,16 @@ class Pools:
 
     def of(self, pool: Any, facts: Facts) -> Pool:
         """The record of a pool. Raises `TypeError` if it cannot be weakly referenced."""
-        known = self._known.get(id(pool))
+        key = id(pool)
+        known = self._known.get(key)
         if known is not None and known[0]() is pool:
             return known[1]
         # A pool that is gone leaves an entry behind until its identity is used again: a few bytes a pool.
+        self._known.pop(key, None)
         reference = self._refer(pool)
-        record = self._make(reference, facts)
-        self._known[id(pool)] = reference, record
-        return record
+        # Threads may come here at the same time: one record must count what all of them hold. No lock: a fork
+        # could leave it locked for ever.
+        return self._known.setdefault(key, (reference, self._make(reference, facts)))[1]
 
     def clear(self) -> None:
         """Forget them."""

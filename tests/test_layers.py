@@ -20,7 +20,7 @@ LAYERS = [
     # L1: who is asking, what is open, and what is asked of the interpreter
     "callsite tracking threads watchdog reach awaiter nesting patching statements expect runtime drivers",
     "drivers.* registry",
-    "describe hooks pools pep249 reconnecting",
+    "describe finalizers hooks pools pep249 reconnecting",
     # L2: facts, verdict, report, libraries
     "evidence evidence.* leak report adapters adapters.*",
     # L3: what leaves the process through OpenTelemetry

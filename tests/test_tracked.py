@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from otel_connleak.connection import Kind, Transaction
+from otel_connleak.connection import Facts, Kind, Pool, Transaction
 from otel_connleak.hold import Certainty, Evidence, Hold, Outcome
+from otel_connleak.pools import Pools
 from tests.support import toy
 from tests.support.core import Core
 from tests.support.toy import Connection
@@ -84,6 +85,23 @@ def test_reclaimed_and_ignored() -> None:
 
     assert (core.reports, core.registry.holds()) == ([], [])
     assert hold.outcome is Outcome.LOST
+
+
+def test_one_record_of_a_pool() -> None:
+    """Two threads that see a pool for the first time at the same moment get the same record of it."""
+    library = Connection()
+
+    def make(_reference: object, facts: Facts) -> Pool:
+        if not seen:
+            seen.append(library)
+            seen.append(pools.of(library, facts))  # the other thread, which is faster
+        return Pool("orders", lambda: (None, None))
+
+    seen: list[object] = []
+    pools = Pools(make)
+
+    assert pools.of(library, toy.FACTS) is seen[1]
+    assert pools.of(library, toy.FACTS) is seen[1]
 
 
 def test_kept_by_design(core: Core) -> None:

@@ -18,6 +18,7 @@ from otel_connleak.config import Settings
 from otel_connleak.connection import Facts, Pool, Tracked
 from otel_connleak.drivers import unwrapped
 from otel_connleak.drivers.aiopg import DRIVER
+from otel_connleak.finalizers import finalizes
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
 from otel_connleak.hooks import Hooks
@@ -122,22 +123,10 @@ class AiopgAdapter:
             failed("aiopg terminate")
 
     def _finalize(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def finalize(connection: Any) -> None:
-            # aiopg is about to close it, which is no release; it does not if it is closed already.
-            if self._patches.active:
-                try:
-                    tracked = self._registry.closing(connection)
-                    if tracked is not None:
-                        tracked.closed = bool(connection.closed)
-                        hold: Hold | None = tracked.hold
-                        if hold is not None and hold.source in (_POOL, _DIRECT) and not tracked.closed:
-                            self._registry.reclaim(hold)
-                except Exception:
-                    failed("aiopg __del__")
-            original(connection)
-
-        return finalize
+        sources = _POOL, _DIRECT
+        return finalizes(
+            original, self._registry, self._patches, sources, is_closed=lambda it: bool(it.closed)
+        )
 
     def _notifies(self, original: Any) -> Any:
         """Who asks for the queue of notifications waits for them: its connection is idle by design."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 from otel_connleak.config import Settings
 from otel_connleak.connection import Tracked
 from otel_connleak.drivers.aiosqlite import DRIVER, references_of_its_thread
+from otel_connleak.finalizers import finalizes
 from otel_connleak.guard import failed
 from otel_connleak.hooks import Hooks
 from otel_connleak.patching import Patches
@@ -94,18 +95,5 @@ class AiosqliteAdapter:
         return execute
 
     def _finalize(self, original: Any) -> Any:
-        patches, registry = self._patches, self._registry
-
-        @functools.wraps(original)
-        def finalize(connection: Any) -> None:
-            # It stops its thread and so closes: that is no release by the application.
-            if patches.active:
-                try:
-                    hold = registry.hold_of(connection)
-                    if hold is not None and hold.source == _SOURCE:
-                        registry.reclaim(hold)
-                except Exception:
-                    failed("aiosqlite __del__")
-            original(connection)
-
-        return finalize
+        # It stops its thread and so closes.
+        return finalizes(original, self._registry, self._patches, (_SOURCE,))

@@ -12,6 +12,7 @@ reset that follows is the pool's. Everything else that ends a connection goes th
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 import weakref
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from otel_connleak import references
 from otel_connleak.config import Settings
 from otel_connleak.connection import Facts, Pool, Tracked
 from otel_connleak.drivers.asyncpg import DRIVER
+from otel_connleak.finalizers import finalizes
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
 from otel_connleak.hooks import Hooks, Subject
@@ -126,22 +128,9 @@ class AsyncpgAdapter:
         return _connect
 
     def _finalize(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def finalize(connection: Any) -> None:
-            # asyncpg is about to terminate it, which is no release; it does not if it is closed already.
-            if self._patches.active:
-                try:
-                    tracked = self._registry.closing(connection)
-                    if tracked is not None:
-                        tracked.closed = connection.is_closed()
-                        hold: Hold | None = tracked.hold
-                        if hold is not None and hold.source == _SOURCE and not tracked.closed:
-                            self._registry.reclaim(hold)
-                except Exception:
-                    failed("asyncpg __del__")
-            original(connection)
-
-        return finalize
+        return finalizes(
+            original, self._registry, self._patches, (_SOURCE,), is_closed=operator.methodcaller("is_closed")
+        )
 
     def _listens(self, original: Any) -> Any:
         @functools.wraps(original)

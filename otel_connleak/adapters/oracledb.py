@@ -14,7 +14,7 @@ from typing import Any, Final
 from otel_connleak.config import Settings
 from otel_connleak.connection import Facts, Pool, Tracked
 from otel_connleak.drivers.oracledb import DRIVER
-from otel_connleak.guard import failed
+from otel_connleak.finalizers import finalizes
 from otel_connleak.hooks import Hooks
 from otel_connleak.patching import Patches
 from otel_connleak.pools import Pools, name_of
@@ -122,21 +122,8 @@ class OracledbAdapter:
         return __await__
 
     def _finalize(self, original: Any) -> Any:
-        patches, registry = self._patches, self._registry
-
-        @functools.wraps(original)
-        def finalize(connection: Any) -> None:
-            # It closes, which gives it back to its pool: that is no release by the application.
-            if patches.active:
-                try:
-                    hold = registry.hold_of(connection)
-                    if hold is not None and hold.source == _SOURCE:
-                        registry.reclaim(hold)
-                except Exception:
-                    failed("oracledb __del__")
-            original(connection)
-
-        return finalize
+        # It closes, which gives it back to its pool.
+        return finalizes(original, self._registry, self._patches, (_SOURCE,))
 
 
 async def _go_on(connecting: Any) -> Any:

@@ -8,12 +8,14 @@ cursors, ``stream()``, ``copy()``, pipelines, commit and rollback.
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 from typing import Any, Final
 
 from otel_connleak.config import Settings
 from otel_connleak.connection import Tracked
 from otel_connleak.drivers.psycopg import DRIVER, STATUS
+from otel_connleak.finalizers import finalizes
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
 from otel_connleak.nesting import connects_for_a_pool, inside
@@ -201,19 +203,8 @@ class PsycopgAdapter:
         return _start_query
 
     def _finalize(self, original: Any) -> Any:
-        patches = self._patches
-
-        @functools.wraps(original)
-        def finalize(connection: Any) -> None:
-            # Broken or closed below us, and then dropped: psycopg gives no warning then, and neither do we.
-            if patches.active:
-                try:
-                    if connection.closed:
-                        tracked = self._registry.closing(connection)
-                        if tracked is not None:
-                            tracked.closed = True
-                except Exception:
-                    failed("psycopg __del__")
-            original(connection)
-
-        return finalize
+        # psycopg gives no warning of a connection that was closed or broken below us, and neither do we.
+        return finalizes(
+            original, self._registry, self._patches, (_SOURCE,),
+            is_closed=operator.attrgetter("closed"), takes_back=False,
+        )  # fmt: skip

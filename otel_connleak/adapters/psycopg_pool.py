@@ -13,12 +13,14 @@ import weakref
 from typing import Any, Final
 
 from otel_connleak.config import Settings
-from otel_connleak.connection import Pool, Tracked
+from otel_connleak.connection import Facts, Pool, Tracked
 from otel_connleak.drivers.psycopg import DRIVER
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
+from otel_connleak.hooks import Hooks
 from otel_connleak.nesting import inside
 from otel_connleak.patching import Patches
+from otel_connleak.pools import Pools
 from otel_connleak.registry import Registry
 
 _SOURCE: Final = "psycopg_pool"
@@ -33,20 +35,21 @@ class PsycopgPoolAdapter:
 
     def __init__(self) -> None:
         self._patches = Patches()
-        self._pools: dict[int, tuple[weakref.ref[Any], Pool]] = {}
+        self._pools = Pools(_record)
 
     def install(self, registry: Registry, settings: Settings) -> None:
         """Hook both classes; the Null pools inherit from them. Raises `AttributeError` if they changed."""
         from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
         self._registry = registry
+        hooks = Hooks(_SOURCE, registry, self._patches)
         replace = self._patches.replace
         replace(ConnectionPool, "getconn", self._getconn)
         replace(ConnectionPool, "putconn", self._putconn)
-        replace(ConnectionPool, "_connect", self._connect)
+        replace(ConnectionPool, "_connect", hooks.connects)
         replace(AsyncConnectionPool, "getconn", self._async_getconn)
         replace(AsyncConnectionPool, "putconn", self._async_putconn)
-        replace(AsyncConnectionPool, "_connect", self._async_connect)
+        replace(AsyncConnectionPool, "_connect", hooks.connects_async)
 
     def uninstall(self) -> None:
         """Give back the identical functions."""
@@ -56,23 +59,7 @@ class PsycopgPoolAdapter:
     def _track(self, connection: Any, pool: Any) -> Tracked:
         """The connection's first acquire: it belongs to this pool for its whole life."""
         facts = DRIVER.facts(connection)
-        return self._registry.track(connection, facts, DRIVER.transaction, self._pool_of(pool))
-
-    def _pool_of(self, pool: Any) -> Pool:
-        known = self._pools.get(id(pool))
-        if known is not None and known[0]() is pool:
-            return known[1]
-        reference = weakref.ref(pool)
-
-        def figures() -> tuple[int | None, int | None]:
-            live = reference()
-            return (None, None) if live is None else (live.max_size, _waiting(live))
-
-        # A pool that is gone leaves an entry behind until its identity is used again: a few bytes a pool.
-        hint = _ASYNC_HINT if type(pool).__name__.startswith("Async") else _HINT
-        record = Pool(pool.name, figures, hint)
-        self._pools[id(pool)] = (reference, record)
-        return record
+        return self._registry.track(connection, facts, DRIVER.transaction, self._pools.of(pool, facts))
 
     def _refused(self, hold: Hold) -> None:
         """The pool raised: it has not taken the connection, and the application still holds it."""
@@ -122,17 +109,6 @@ class PsycopgPoolAdapter:
 
         return putconn
 
-    def _connect(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def _connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            token = inside.set(True)
-            try:
-                return original(pool, *args, **kwargs)
-            finally:
-                inside.reset(token)
-
-        return _connect
-
     def _async_getconn(self, original: Any) -> Any:
         patches, acquire, track = self._patches, self._registry.acquire, self._track
 
@@ -174,16 +150,15 @@ class PsycopgPoolAdapter:
 
         return putconn
 
-    def _async_connect(self, original: Any) -> Any:
-        @functools.wraps(original)
-        async def _connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            token = inside.set(True)
-            try:
-                return await original(pool, *args, **kwargs)
-            finally:
-                inside.reset(token)
 
-        return _connect
+def _record(reference: weakref.ref[Any], _facts: Facts) -> Pool:
+    pool: Any = reference()
+
+    def figures() -> tuple[int | None, int | None]:
+        live = reference()
+        return (None, None) if live is None else (live.max_size, _waiting(live))
+
+    return Pool(pool.name, figures, _ASYNC_HINT if type(pool).__name__.startswith("Async") else _HINT)
 
 
 def _waiting(pool: Any) -> int:

@@ -30,7 +30,7 @@ def opened(connection: Any, database: Any) -> None:
 
 def facts(connection: Any) -> Facts:
     """The database as it was called in ``sqlite3.connect``; there is no server."""
-    return Facts("sqlite", _databases.get(connection))
+    return Facts("sqlite", _databases.get(connection), has_server=False)
 
 
 def transaction(connection: Any) -> Transaction:

@@ -75,7 +75,7 @@ class Overdue:
 
 def _takes_nothing(hold: Hold) -> bool:
     """Whether it is an idle connection without a server: nobody misses it, unless a transaction is open."""
-    return hold.tracked.facts.system == "sqlite" and hold.transaction is not Transaction.OPEN
+    return not hold.tracked.facts.has_server and hold.transaction is not Transaction.OPEN
 
 
 def _calls_are_seen(hold: Hold) -> bool:
