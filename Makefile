@@ -41,7 +41,8 @@ OLDER = SQLAlchemy==2.0.58 Django==5.2.19
 
 test-older:
 	@python=$$($(ENVIRONMENT) test,dev) && older="$${python%/bin/*}/older" && \
-		{ [ -d "$$older" ] || "$$python" -m pip install --quiet --no-deps --target "$$older" $(OLDER) >&2; } && \
+		{ [ -d "$$older" ] || { rm -rf "$$older.part" && \
+		"$$python" -m pip install --quiet --no-deps --target "$$older.part" $(OLDER) >&2 && mv "$$older.part" "$$older"; }; } && \
 		PYTHONPATH="$$older" exec "$$python" $(PYTEST) tests/adapters/test_sqlalchemy*.py tests/adapters/test_django*.py \
 		tests/test_django_gunicorn.py tests/frameworks/test_fastapi.py tests/frameworks/test_flask.py $(ARGS)
 
