@@ -26,10 +26,11 @@ WITHOUT_EXPORTERS = {
     "OTEL_LOGS_EXPORTER": "none",
 }
 DISABLED = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
-FRAMEWORKS = "asgi,celery,django,fastapi"
-"""Instrumentations that import their frameworks at the start of every program: half a second for nothing."""
-WITH_FRAMEWORKS = {DISABLED: ""}
-"""Switches them on, for a program on one of them."""
+DRIVERS = "asyncpg,psycopg2,sqlalchemy,sqlite3"
+FRAMEWORKS = f"asgi,celery,django,fastapi,{DRIVERS}"
+"""Instrumentations that import their libraries at the start of every program: a second for nothing."""
+WITH_FRAMEWORKS = {DISABLED: DRIVERS}
+"""Switches those of frameworks on, for a program on one of them."""
 QUICK = {
     "OTEL_PYTHON_CONNLEAK_GRACE": "0.2",
     "OTEL_BSP_SCHEDULE_DELAY": "200",
