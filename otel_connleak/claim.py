@@ -43,6 +43,7 @@ class Leak:
         calls: number of driver calls.
         last_call_age: since the last driver call ended, or None if there was none.
         transaction: the transaction status at detection.
+        writes: statements that have written in the open transaction, or in the one that this is about.
         statement: the last statement as the settings allow it to be shown, or None.
         in_full: whether the statement is its whole text, and not a summary.
         frames: application frames of the acquire, nearest first.
@@ -73,6 +74,7 @@ class Leak:
     calls: int
     last_call_age: float | None
     transaction: Transaction
+    writes: int
     statement: str | None
     in_full: bool
     frames: tuple[StackFrame, ...]

@@ -51,6 +51,8 @@ class Settings:
         slow_after: with ``spans=slow``, only holds that took longer get one.
         statements: what a report shows of the last statement: ``off``, ``summary`` or ``full``.
         evidence: the kinds of evidence that are looked for.
+        idle_after: a hold that was released and sat idle for longer was held unnecessarily, and is reported;
+            None: none is.
     """
 
     overdue_after: float = 30.0
@@ -63,6 +65,7 @@ class Settings:
     slow_after: float = 1.0
     statements: str = "summary"
     evidence: frozenset[Evidence] = frozenset(Evidence)
+    idle_after: float | None = None
 
 
 def _seconds(value: Any) -> float:
@@ -78,6 +81,12 @@ def _seconds(value: Any) -> float:
     if not math.isfinite(seconds) or seconds <= 0:
         raise ValueError
     return seconds
+
+
+def _seconds_or_off(value: Any) -> float | None:
+    if isinstance(value, str) and value.strip().lower() == "off":
+        return None
+    return _seconds(value)
 
 
 def _words(value: Any) -> list[str]:
@@ -126,6 +135,7 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     "slow_after": (_seconds, _SECONDS_FORM),
     "statements": (_choice("off", "summary", "full"), "one of off, summary, full"),
     "evidence": (_evidence, "all, or one or more of " + ", ".join(Evidence) + ", separated by commas"),
+    "idle_after": (_seconds_or_off, f"off, or {_SECONDS_FORM}"),
 }
 
 

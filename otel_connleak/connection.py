@@ -111,12 +111,14 @@ class Tracked(weakref.ref[Any]):
             once: takes it and counts these references now. Set it, where it is so, after `tracked_of`.
         library: as that of `Pool`, for an object of a framework that refers to what is held. Set it likewise.
         hint: as that of `Pool`, where there is no pool. Set it likewise.
+        transaction_hint: one sentence that says how a transaction is ended on every path. Set it likewise.
+        transactions: stands for the transactions of the connection, made with the first one.
         attributes: the span attributes of this connection, filled by the span listener.
     """
 
     __slots__ = (
         "account", "attributes", "by_design", "closed", "facts", "hint", "hold", "keeps", "key", "kind",
-        "library", "pool", "transaction",
+        "library", "pool", "transaction", "transaction_hint", "transactions",
     )  # fmt: skip
 
     key: int
@@ -131,6 +133,8 @@ class Tracked(weakref.ref[Any]):
     keeps: Callable[[Any], int] | None
     library: Callable[[], Any] | None
     hint: str
+    transaction_hint: str
+    transactions: Tracked | None
     attributes: dict[str, Any] | None
 
     def may_be(self, connection: Any) -> bool:
@@ -145,14 +149,17 @@ class Tracked(weakref.ref[Any]):
 
 def tracked_of(
     connection: Any,
-    put: Callable[[object], None],
+    put: Callable[[object], None] | None,
     facts: Facts,
     transaction: Callable[[Any], Transaction],
     pool: Pool | None,
     kind: Kind,
     by_design: bool,
 ) -> Tracked:
-    """A connection that is seen for the first time. Raises `TypeError` if it cannot be weakly referenced."""
+    """A connection that is seen for the first time. Raises `TypeError` if it cannot be weakly referenced.
+
+    ``put`` is told when it is collected; None is nobody. The other words are those of `Tracked`.
+    """
     tracked = Tracked(connection, put)
     tracked.key = id(connection)
     tracked.facts = facts
@@ -167,5 +174,7 @@ def tracked_of(
     tracked.keeps = None
     tracked.library = None
     tracked.hint = ""
+    tracked.transaction_hint = ""
+    tracked.transactions = None
     tracked.attributes = None
     return tracked

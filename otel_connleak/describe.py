@@ -52,12 +52,15 @@ class Describe:
         if self._settings.statements == "summary":
             summary("")
 
-    def __call__(self, hold: Hold, certainty: Certainty, now: float) -> Leak:
-        """The leak as it is at ``now`` (monotonic seconds). The hold must have evidence."""
+    def __call__(self, hold: Hold, certainty: Certainty, now: float, why: str = "") -> Leak:
+        """The leak as it is at ``now`` (monotonic seconds).
+
+        The hold must have evidence, unless it is no leak and one word says ``why`` it is reported.
+        """
         seen = hold.seen or {}
         # In the order of `Evidence`: the one that proves most comes first.
-        evidence = tuple(kind for kind in Evidence if kind in seen)
-        fingerprint, occurrence, since = self._fingerprints.count(hold, evidence[0])
+        evidence = () if why else tuple(kind for kind in Evidence if kind in seen)
+        fingerprint, occurrence, since = self._fingerprints.count(hold, why or evidence[0])
         pool = hold.pool
         return Leak(
             id=f"{fingerprint}-{self._new_id()}",
@@ -71,7 +74,7 @@ class Describe:
             certainty=certainty,
             pool=pool.name if pool is not None else None,
             figures=pool.snapshot() if pool is not None else None,
-            hint=pool.hint if pool is not None else hold.tracked.hint,
+            hint=pool.hint if pool is not None and hold.within is None else hold.tracked.hint,
             facts=hold.tracked.facts,
             thread=hold.thread.name,
             task=hold.task_name,
@@ -81,6 +84,7 @@ class Describe:
             calls=hold.calls,
             last_call_age=now - hold.last_call if hold.calls else None,
             transaction=_transaction(hold),
+            writes=getattr(hold.inner or hold, "writes", 0),
             statement=shown(hold.statement, self._settings.statements),
             in_full=self._settings.statements == "full",
             frames=tuple(self._callsites.frames(hold.stack)),

@@ -25,20 +25,24 @@ from otel_connleak.evidence.exits import Exits
 from otel_connleak.evidence.overdue import Overdue
 from otel_connleak.expect import expected
 from otel_connleak.hold import Evidence, ThreadRecord
+from otel_connleak.holding import Reclaimed
 from otel_connleak.leak import Leaks
 from otel_connleak.listeners import Listener, Listeners
 from otel_connleak.names import INSTRUMENTATION
 from otel_connleak.native import Latch
+from otel_connleak.otel import queries
 from otel_connleak.otel.dbapi import TracedModules
 from otel_connleak.otel.events import LeakEvents
+from otel_connleak.otel.histograms import Full, Histograms
 from otel_connleak.otel.metrics import LeakMetrics
-from otel_connleak.otel.queries import DBAPI_MODULE, QuerySpans
 from otel_connleak.otel.spans import HoldSpans, LeakSpans
 from otel_connleak.reach import Reachability
 from otel_connleak.references import counts_are_exact
-from otel_connleak.registry import Reclaimed, Registry
+from otel_connleak.registry import Registry
 from otel_connleak.report import LeakLog
 from otel_connleak.threads import Threads
+from otel_connleak.transactions import Discarded
+from otel_connleak.unnecessary import Released, Unnecessary, write
 from otel_connleak.version import __version__
 from otel_connleak.watchdog import Watchdog
 
@@ -69,6 +73,7 @@ class Engine:
         describe.prepare()
         self.leaks = Leaks(self.registry, describe, reach, settings, self.watchdog.due)
         self.log = LeakLog()
+        self._describe = describe
         self._wire_evidence()
         self._wire_listeners(providers)
         self._adapters: list[Adapter] = []
@@ -90,7 +95,7 @@ class Engine:
         self._collector = Collector()
         self._exits = Exits(registry, self.callsites, note)
         self.leaks.watch = self._exits.watch
-        dropped = Dropped(registry, note, watchdog.after, self._collector)
+        dropped = Dropped(registry, note, watchdog.after, self._collector, self.settings.grace)
         only_in_pool = OnlyInPool(registry, note, watchdog.after, self._put)
         if counts_are_exact():
             self.leaks.suspect, self.leaks.look = only_in_pool.suspect, only_in_pool.look
@@ -100,13 +105,13 @@ class Engine:
                 "without its lock, and so its reference counts are not exact"
             )
         self._overdue = Overdue(registry, note, self.settings.overdue_after)
-        self.leaks.idle_again = self._overdue.again
         self._tasks = EndedTasks(note, registry.clock, lambda: watchdog.put)
         self._traces = EndedTraces(note, registry.clock)
         watchdog.handle(
             {
                 Tracked: dropped.died,
                 Reclaimed: dropped.reclaimed,
+                Discarded: self.leaks.discarded,
                 ThreadRecord: EndedThreads(note).ended,
                 TaskEnd: self._tasks.ended,
                 Suspect: only_in_pool.suspected,
@@ -120,9 +125,14 @@ class Engine:
         meter = metrics.get_meter(INSTRUMENTATION, __version__, providers.get("meter_provider"))
         events = LeakEvents(_logs.get_logger(INSTRUMENTATION, __version__, providers.get("logger_provider")))
         self._spans = HoldSpans(tracer, self.settings)
-        self._queries = QuerySpans(self.registry)
+        self._queries = queries.QuerySpans(self.registry)
         self.dbapi = TracedModules(self.registry, self.settings, providers)
         self._metrics = LeakMetrics(meter, self.leaks.unreleased)
+        self._histograms = Histograms(meter, self._put)
+        self._unnecessary = Unnecessary(self.settings.idle_after, self.registry.clock, self._put)
+        self._unnecessary.report(self._describe, [write, events.idle])
+        self.leaks.idle_again = self._unnecessary.sparing(self._overdue.again)
+        self.watchdog.handle({Full: self._histograms.full, Released: self._unnecessary.judge})
         self.leaks.listen(
             (self.log.leak, LeakSpans(tracer).leak, events.leak, self._metrics.leak),
             (self.log.recovered, events.recovered),
@@ -131,7 +141,7 @@ class Engine:
     def start(self, provider: Any) -> None:
         """Hook the libraries and begin to watch. ``provider`` gets our span processor if it takes one."""
         kinds, traces = self.settings.evidence, self._traces
-        always: list[Listener] = [self._spans]
+        always: list[Listener] = [self._spans, *self._unnecessary.listeners]
         if Evidence.FUNCTION_EXITED in kinds:
             refused = self._exits.install()
             if refused is None:
@@ -144,16 +154,21 @@ class Engine:
             in_trace=[traces] if Evidence.TRACE_ENDED in kinds else [],
             claimed=[self.leaks.released, self._exits.unwatch],
             moved=[self._spans.moved],
+            ended=[self._histograms.ended],
         )
-        runtime.current = runtime.Runtime(traces.started, traces.ended, self.flush, self.shutdown)
+        self._histograms.start()
+        runtime.current = runtime.Runtime(
+            traces.started, traces.ended, self.flush, self.shutdown, self._unnecessary.on_call
+        )
         self._add_processor(provider)
         self.active = True
         self._collector.install()
         atexit.register(self.at_exit)
+        for module in queries.MODULES:  # before the adapters, which would hide what was instrumented already
+            wrapt.register_post_import_hook(self._hook_queries, module)
         for entry_point in entry_points(group=ENTRY_POINTS):
             self._add_adapter(entry_point)
         self.dbapi.start(self._with_adapter)
-        wrapt.register_post_import_hook(self._hook_queries, DBAPI_MODULE)
 
     def stop(self) -> None:
         """Give back the hooked functions and stop watching; what is held now is forgotten. Never raises."""
@@ -168,6 +183,7 @@ class Engine:
             self.watchdog.stop,
             self._exits.uninstall,
             self._metrics.stop,
+            self._histograms.stop,
             lambda: self._spans.end_at_exit(self.registry.holds(), self.registry.clock()),
             self._remove_processor,
         ]
@@ -209,6 +225,8 @@ class Engine:
         self._exits.clear()
         self._traces.clear()
         self.leaks.clear()
+        self._histograms.clear()
+        self._unnecessary.clear()
         self.dbapi.after_fork()
         self._collector.after_fork()
 

@@ -37,8 +37,8 @@ class Fingerprints:
         self._lock = Lock()
         self._sites: dict[str, tuple[int, float]] = {}
 
-    def count(self, hold: Hold, evidence: Evidence) -> Occurrence:
-        """Count a leak of this hold's site that was reported for this evidence."""
+    def count(self, hold: Hold, evidence: Evidence | str) -> Occurrence:
+        """Count a leak of this hold's site that was reported for this evidence, or another word for why."""
         fingerprint = fingerprint_of(hold, evidence)
         with self._lock:
             if len(self._sites) >= _MOST_SITES:
@@ -48,7 +48,7 @@ class Fingerprints:
         return Occurrence(fingerprint, count + 1, since)
 
 
-def fingerprint_of(hold: Hold, evidence: Evidence) -> str:
+def fingerprint_of(hold: Hold, evidence: Evidence | str) -> str:
     """Six hexadecimal digits from pool, function, kind and evidence: equal over processes and restarts."""
     pool = hold.pool.name if hold.pool is not None else ""
     text = f"{pool}\0{hold.site.function}\0{hold.kind}\0{evidence}"

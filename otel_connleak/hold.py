@@ -12,12 +12,14 @@ from types import CodeType
 from typing import Any, Final
 
 from otel_connleak.connection import Account, Kind, Tracked, Transaction
+from otel_connleak.verbs import Verb
 
 
 class Evidence(enum.StrEnum):
     """An observed fact that speaks for a leak (DESIGN section 4)."""
 
     DROPPED = "dropped"
+    DISCARDED = "discarded"
     THREAD_ENDED = "thread_ended"
     TASK_ENDED = "task_ended"
     TRACE_ENDED = "trace_ended"
@@ -42,6 +44,16 @@ class Outcome(enum.StrEnum):
     HELD = "held"
     RELEASED = "released"
     LOST = "lost"
+
+
+class Ending(enum.StrEnum):
+    """How a transaction ended, or the last one of a connection's hold."""
+
+    NONE = "none"
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled_back"
+    DISCARDED = "discarded"
+    OPEN = "open"
 
 
 @dataclass(slots=True, eq=False)
@@ -132,6 +144,11 @@ class Hold:
         last_call: end of the last driver call, 0 while there was none.
         transaction: the transaction status after the last driver call.
         statement: the last statement as the application gave it; turned to text in a report only.
+        verb: what the driver call does that is running, as far as it is known.
+        within: the connection's hold, where a transaction or a cursor of it is held; else None.
+        inner: the hold of the connection's open transaction (`TransactionHold`), or None.
+        cursors: the holds of its open cursors, or None while there was none.
+        ending: how the transaction ended, or the last one of a connection.
         trace: trace id of the acquire, 0 where there is none.
         span: the hold span of the span listener, opaque here.
         root: the local root span it belongs to, for the trace evidence.
@@ -153,6 +170,11 @@ class Hold:
     last_call: float = 0.0
     transaction: Transaction = Transaction.UNKNOWN
     statement: Any = None
+    verb: Verb = Verb.NONE
+    within: Hold | None = None
+    inner: Any = None
+    cursors: list[Hold] | None = None
+    ending: Ending = Ending.NONE
     trace: int = 0
     span: Any = None
     root: Any = None
@@ -235,28 +257,3 @@ class Hold:
     def idle_since(self) -> float:
         """Since when no driver call has run; the acquire while there was none."""
         return max(self.acquired, self.last_call)
-
-
-class TransactionHold(Hold):
-    """The hold of a transaction: what its connection calls meanwhile are its own driver calls.
-
-    It never becomes overdue while there was none: only with the first does the server begin a transaction.
-
-    Attributes:
-        within: the hold of the connection. There the driver's hooks note the calls.
-    """
-
-    busy: Any = property(lambda self: self.within.busy - self._busy_before)
-    busy_since: Any = property(lambda self: self.within.busy_since)
-    calls: Any = property(lambda self: self.within.calls - self._calls_before)
-    last_call: Any = property(lambda self: self.within.last_call if self.calls else 0.0)
-    statement: Any = property(lambda self: self.within.statement if self.calls else None)
-    long_lived: Any = property(
-        lambda self: self._long_lived or not self.calls,
-        lambda self, value: setattr(self, "_long_lived", value),
-    )
-
-    def __init__(self, within: Hold, *about: Any) -> None:
-        self.within = within
-        self._busy_before, self._calls_before = within.busy, within.calls
-        super().__init__(*about)

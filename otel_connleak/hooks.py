@@ -1,4 +1,4 @@
-"""The hooks that most adapters need: around what acquires, what releases, and what calls the driver (L1).
+"""The hooks that most adapters need: around what acquires, and what releases; and those of `calls` (L1).
 
 Each takes the original function and gives its replacement. Values and exceptions pass through as they are,
 and none of ours comes out (promise 1 of DESIGN section 6). An adapter that needs something else writes it.
@@ -7,28 +7,18 @@ and none of ours comes out (promise 1 of DESIGN section 6). An adapter that need
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from otel_connleak.connection import Tracked, Transaction
+from otel_connleak.call_hooks import CallHooks, Subject, itself
+from otel_connleak.connection import Tracked
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
 from otel_connleak.nesting import connects_for_a_pool, inside
-from otel_connleak.patching import Patches
-from otel_connleak.registry import Registry
-
-type Subject = Callable[[Any], Any]
-"""Gives the connection that is tracked, of what the application has or of what a method is called on."""
 
 
-def itself(subject: Any) -> Any:
-    """What the application has is the connection."""
-    return subject
-
-
-class Hooks:
+class Hooks(CallHooks):
     """The hooks of one adapter.
 
     Args:
@@ -36,11 +26,6 @@ class Hooks:
         registry: is told.
         patches: of the adapter: while they are not active, the hooks do nothing but call the original.
     """
-
-    def __init__(self, source: str, registry: Registry, patches: Patches) -> None:
-        self._source = source
-        self._registry = registry
-        self._patches = patches
 
     def acquires(
         self,
@@ -172,74 +157,6 @@ class Hooks:
 
         return connect
 
-    def calls(
-        self,
-        original: Any,
-        transaction: Callable[[Any], Transaction] | None = None,
-        subject: Subject = itself,
-        *,
-        statement: bool = False,
-    ) -> Any:
-        """For a method that calls the server: its time is not idle time.
-
-        Args:
-            original: the method.
-            transaction: reads the transaction status of the connection, after the call.
-            subject: of the object that the method is called on.
-            statement: whether the method's first argument is a statement.
-        """
-
-        @functools.wraps(original)
-        def call(this: Any, *args: Any, **kwargs: Any) -> Any:
-            hold, started = self._calling(this, subject, args[0] if statement and args else None)
-            if hold is None:
-                return original(this, *args, **kwargs)
-            try:
-                return original(this, *args, **kwargs)
-            finally:
-                self._called(hold, started, transaction)
-
-        return call
-
-    def calls_async(
-        self,
-        original: Any,
-        transaction: Callable[[Any], Transaction] | None = None,
-        subject: Subject = itself,
-        *,
-        statement: bool = False,
-    ) -> Any:
-        """The same for a coroutine function, or one that gives a coroutine."""
-
-        @functools.wraps(original)
-        async def call(this: Any, *args: Any, **kwargs: Any) -> Any:
-            hold, started = self._calling(this, subject, args[0] if statement and args else None)
-            if hold is None:
-                return await original(this, *args, **kwargs)
-            try:
-                return await original(this, *args, **kwargs)
-            finally:
-                self._called(hold, started, transaction)
-
-        if inspect.iscoroutinefunction(original):
-            return call
-
-        async def timed(this: Any, result: Any, given: Any) -> Any:
-            hold, started = self._calling(this, subject, given)
-            try:
-                return await result
-            finally:
-                if hold is not None:
-                    self._called(hold, started, transaction)
-
-        @functools.wraps(original)
-        def call_at_once(this: Any, *args: Any, **kwargs: Any) -> Any:
-            # An ordinary function that gives a coroutine: what it checks before raises at the call.
-            result = original(this, *args, **kwargs)
-            return timed(this, result, args[0] if statement and args else None)
-
-        return call_at_once
-
     def _acquired(
         self, given: Any, frame: Any, track: Callable[..., Tracked], subject: Subject, direct: bool, args: Any
     ) -> None:
@@ -270,30 +187,3 @@ class Hooks:
                 self._registry.released(hold)
         except Exception:
             failed(f"{self._source} release")
-
-    def _calling(self, this: Any, subject: Subject, statement: Any) -> tuple[Hold | None, float]:
-        """A driver call begins: the hold it belongs to, and when it began."""
-        if not self._patches.active:
-            return None, 0.0
-        try:
-            connection = subject(this)
-            hold = self._registry.hold_of(connection) if connection is not None else None
-            if hold is None or hold.busy_since is not None:
-                return None, 0.0  # within another call, which counts
-            if statement is not None:
-                hold.statement = statement
-            started = hold.busy_since = self._registry.clock()
-        except Exception:
-            failed(f"{self._source} call")
-            return None, 0.0
-        return hold, started
-
-    def _called(self, hold: Hold, started: float, transaction: Callable[[Any], Transaction] | None) -> None:
-        try:
-            self._registry.call_ended(hold, started)
-            if transaction is not None:
-                connection = hold.tracked()
-                if connection is not None:
-                    hold.transaction = transaction(connection)
-        except Exception:
-            failed(f"{self._source} call")

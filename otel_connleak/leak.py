@@ -13,23 +13,21 @@ from otel_connleak.connection import Kind
 from otel_connleak.describe import Describe
 from otel_connleak.frames import Activation
 from otel_connleak.guard import failed
-from otel_connleak.hold import Certainty, Evidence, Hold, Outcome
+from otel_connleak.hold import Certainty, Ending, Evidence, Hold, Outcome
 from otel_connleak.native import RLock
+from otel_connleak.nested import cover, covered, has_begun, loses
 from otel_connleak.pending import Claim, Claims
 from otel_connleak.reach import Reach, Reachability
 from otel_connleak.registry import Registry
 from otel_connleak.singletons import Singletons
 from otel_connleak.totals import FunctionTotals
+from otel_connleak.transactions import Discarded
+from otel_connleak.who import Rest, Who
 
 _MOST_KEPT: Final = 1_000
 """Reported leaks that `Leaks.reported` remembers."""
 _LONGEST_RECHECK: Final = 16
 """A claim against which somebody stands is looked at again after the grace, then twice that, up to this."""
-_SHARE: Final = 0.2
-"""Of one processor: what the searches may take in the long run. They rest when they have had more."""
-_SAVED: Final = 0.1
-"""Seconds of a processor that they may save up: two claims in a row need not wait for each other then."""
-
 _ALSO_BY_DESIGN: Final = frozenset({Evidence.DROPPED, Evidence.THREAD_ENDED})
 """What speaks against a connection that a framework keeps for its thread, whoever needed it first."""
 
@@ -66,7 +64,8 @@ class Leaks:
     ) -> None:
         self._registry = registry
         self._describe = describe
-        self._reach = reach
+        # Looked up each time: it is set later.
+        self._who = Who(registry, reach, lambda *found: self.watch(*found))
         self._settings = settings
         self._due = due
         self._spent = spent
@@ -85,9 +84,7 @@ class Leaks:
         self._lock = RLock()
         self._claims.clear()
         self._singletons.clear()
-        self._rest_until = 0.0
-        self._may_spend = _SAVED
-        self._rested_since = self._registry.clock()
+        self._rest = Rest(self._registry.clock)
         self._describe.clear()
         self._open: dict[str, tuple[Leak, FunctionTotals]] = {}
         self._reporting: set[int] = set()
@@ -121,6 +118,14 @@ class Leaks:
             self._claim(hold, at if evidence is Evidence.OVERDUE else at + self._settings.grace)
             self.suspect(hold)
 
+    def discarded(self, message: Discarded) -> None:
+        """Writes were lost when their connection was released; in the watchdog's thread. Nothing is open."""
+        hold = message.hold
+        if Evidence.DISCARDED in self._settings.evidence and not hold.site.ignored:
+            hold.seen = {Evidence.DISCARDED: hold.released} | (hold.seen or {})
+            self._report(hold, Certainty.CONFIRMED, hold.released)
+        hold.span = None
+
     def released(self, hold: Hold) -> None:
         """Listener of the registry: a released hold has no claim; a reported one has recovered."""
         self._claims.discard(hold)
@@ -135,7 +140,7 @@ class Leaks:
             if hold.outcome is Outcome.LOST and leak.pool is not None and not hold.reclaimed:
                 # A pool never gets this slot back; a direct connection was closed as it was collected.
                 self._lost[leak.function, leak.pool, leak.kind] += 1
-        if hold.outcome is Outcome.RELEASED:
+        if hold.outcome is Outcome.RELEASED and hold.ending is not Ending.DISCARDED:
             # Where the leak was counted: ownership may have moved since.
             counted[1].recovered += 1
             _tell(self._on_recovered, leak)
@@ -145,11 +150,11 @@ class Leaks:
     def next_deadline(self) -> float | None:
         """When the next claim is due, in monotonic seconds."""
         earliest = self._claims.earliest()
-        return max(earliest, self._rest_until) if earliest is not None else None
+        return max(earliest, self._rest.until) if earliest is not None else None
 
     def work(self, now: float) -> None:
         """Judge the claims that are due at ``now``."""
-        if now < self._rest_until:
+        if now < self._rest.until:
             return
         due = self._claims.due(now)
         if due:
@@ -160,15 +165,7 @@ class Leaks:
                 (overdue if Evidence.OVERDUE in (claim.hold.seen or ()) else others).append(claim)
             self._judge(overdue, now, overdue=True)
             self._judge(others, now)
-            self._rest(self._spent() - started)
-
-    def _rest(self, spent: float) -> None:
-        """The searches took ``spent`` seconds of a processor: how long is there to be none?"""
-        now = self._registry.clock()
-        saved = self._may_spend + _SHARE * (now - self._rested_since)
-        self._may_spend = min(saved, _SAVED) - spent
-        self._rested_since = now
-        self._rest_until = now + max(0.0, -self._may_spend) / _SHARE
+            self._rest.had(self._spent() - started)
 
     # --- verdict -------------------------------------------------------------------------------------------
 
@@ -181,15 +178,15 @@ class Leaks:
             self.look(claim.hold)
         who = self._who([claim.hold for claim in claims], module_first=overdue)
         for _, _, tries, hold in claims:
-            if not hold.is_open or hold.leak is not None or hold.tracked() is None:
+            if not hold.is_open or hold.leak is not None or hold.tracked() is None or covered(hold):
                 continue  # released meanwhile, reported, or dropped: then that message is on its way
-            verdict = who.get(hold.tracked.key, Reach.NOBODY)
+            verdict = who.get(hold.number, Reach.NOBODY)
             singleton = self._is_singleton(hold, verdict)
             if singleton and overdue:
                 # It may lie idle, but not be lost later: when it is idle for so long again it is judged anew.
                 (hold.seen or {}).pop(Evidence.OVERDUE, None)
                 self.idle_again(hold)
-            elif singleton or (verdict is Reach.LIVE and not overdue):
+            elif singleton or not has_begun(hold) or (verdict is Reach.LIVE and not overdue):
                 # Looked at again when the activation exits that can reach it, or in a while: it, or the
                 # module, may let go before.
                 self._claim(hold, self._next_look(hold, now, tries), tries + 1)
@@ -203,33 +200,20 @@ class Leaks:
         due = [at + grace for at in list(seen.values()) if at + grace > now]
         return min([now + grace * min(1 << tries, _LONGEST_RECHECK), *due])
 
-    def _who(self, holds: list[Hold], *, module_first: bool = False) -> dict[int, Reach]:
-        alive = {hold.tracked.key: hold for hold in holds if hold.tracked() is not None}
-        targets = {key: (hold.owner, hold.code) for key, hold in alive.items()}
-        try:
-            loops = self._registry.loops()
-            return self._reach.who(
-                targets,
-                loops,
-                module_first=module_first,
-                found_in=lambda key, activation: self.watch(alive[key], activation),
-                unseen={key for key, hold in alive.items() if hold.unseen},
-                over={key for key, hold in alive.items() if hold.scope_is_over},
-                skip={identity for hold in holds for identity in hold.skipped},
-            )
-        except Exception:
-            # A report that says "possible" is better than one that is lost.
-            failed("search for who could release")
-            return {}
-
     def _is_singleton(self, hold: Hold, verdict: Reach) -> bool:
-        """Whether it is the only idle connection that its call site keeps in a module, or for its thread."""
+        """Whether it is the only idle connection that its call site keeps in a module, or for its thread.
+
+        A transaction on such a connection must be short. But it is no leak before it is overdue, or its
+        thread, task or request is over: another function of the module may well commit it.
+        """
         if verdict not in (Reach.MODULE, Reach.THREAD):
             return False
+        if hold.within is not None:
+            return not hold.scope_is_over and Evidence.OVERDUE not in (hold.seen or ())
         return self._singletons.is_one(hold, of_thread=verdict is Reach.THREAD)
 
     def _dropped(self, hold: Hold, at: float) -> None:
-        if hold.leak is None:
+        if hold.leak is None and not covered(hold):
             self._report(hold, Certainty.CONFIRMED, at)
         self._registry.lose(hold, at)
 
@@ -237,7 +221,7 @@ class Leaks:
 
     def _report(self, hold: Hold, certainty: Certainty, now: float) -> None:
         with self._lock:
-            is_open = hold.is_open or hold.reclaimed
+            is_open = hold.is_open or hold.reclaimed or hold.ending is Ending.DISCARDED
             if not is_open or hold.leak is not None or hold.number in self._reporting:
                 return  # at a shutdown two threads report
             self._reporting.add(hold.number)
@@ -249,6 +233,7 @@ class Leaks:
         finally:
             with self._lock:
                 self._reporting.discard(hold.number)
+        cover(hold)
         totals = self._registry.totals.of_hold(hold)
         totals.leaked += 1
         _tell(self._on_leak, leak)
@@ -271,8 +256,12 @@ class Leaks:
         who = self._who(holds)
         spared: list[Hold] = []
         for hold in holds:
-            verdict = who.get(hold.tracked.key, Reach.NOBODY)
-            if verdict is Reach.LIVE or hold.by_design or self._is_singleton(hold, verdict):
+            verdict = who.get(hold.number, Reach.NOBODY)
+            if hold.within is not None and (covered(hold) or verdict is Reach.LIVE or not loses(hold)):
+                continue  # what ends with the process, and is no loss
+            if hold.within is None and (
+                verdict is Reach.LIVE or hold.by_design or self._is_singleton(hold, verdict)
+            ):
                 spared.append(hold)
             elif not hold.site.ignored and Evidence.PROCESS_EXITED in self._settings.evidence:
                 hold.seen = {Evidence.PROCESS_EXITED: now} | (hold.seen or {})

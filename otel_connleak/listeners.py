@@ -32,6 +32,7 @@ class Listeners:
         in_trace: the same, only for what was acquired in a trace.
         claimed: are told of each hold that has ended and against which evidence had been noted.
         moved: are told of each hold whose ownership moved to a caller.
+        ended: are told of each hold that has ended, after those that are always told.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class Listeners:
         in_trace: Iterable[Listener] = (),
         claimed: Iterable[Told] = (),
         moved: Iterable[Told] = (),
+        ended: Iterable[Told] = (),
     ) -> None:
         always, in_task, in_trace = tuple(always), tuple(in_task), tuple(in_trace)
         self._acquired = tuple(listener.acquired for listener in always)
         self._acquired_in_task = tuple(listener.acquired for listener in in_task)
         self._acquired_in_trace = tuple(listener.acquired for listener in in_trace)
-        self._released = tuple(listener.released for listener in always)
+        self._released = (*(listener.released for listener in always), *ended)
         self._released_in_task = tuple(listener.released for listener in in_task)
         self._released_in_trace = tuple(listener.released for listener in in_trace)
         self._claimed = tuple(claimed)

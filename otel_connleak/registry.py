@@ -2,8 +2,7 @@
 
 Spans, metrics and reports are listeners; detection never depends on them or on sampling. The adapters call
 `acquire`, `release`, `released` and the driver-call functions: all of it is hot unless it says otherwise.
-The one lock is re-entrant: a finalizer that the garbage collector runs inside a locked region may itself
-release a connection. Listeners run outside of it.
+The one lock is re-entrant: a finalizer in a locked region may itself release. Listeners run outside of it.
 """
 
 from __future__ import annotations
@@ -12,14 +11,16 @@ import asyncio
 import itertools
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from otel_connleak.connection import Tracked
+from otel_connleak.connection import Tracked, Transaction
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold, Origin, Outcome, ThreadRecord
+from otel_connleak.holding import OpenHolds, Reclaimed
 from otel_connleak.listeners import Listeners
 from otel_connleak.totals import Totals
-from otel_connleak.tracking import Connections
+from otel_connleak.transactions import Transactions
+from otel_connleak.verbs import Verb
 
 _running_loop = asyncio._get_running_loop
 _current_task = asyncio.current_task
@@ -27,15 +28,11 @@ _current_task = asyncio.current_task
 # Names of this module: reading a member of an enumeration costs a look-up more each time.
 _HELD = Outcome.HELD
 _RELEASED = Outcome.RELEASED
+_IDLE, _OPEN = Transaction.NONE, Transaction.OPEN
+_NO_VERB, _READ, _WRITE = Verb.NONE, Verb.READ, Verb.WRITE
 
 
-class Reclaimed(NamedTuple):
-    """A message for the watchdog: a library has taken back what the application dropped."""
-
-    hold: Hold
-
-
-class Registry(Connections):
+class Registry(OpenHolds):
     """Open holds and totals of one process.
 
     Args:
@@ -54,7 +51,7 @@ class Registry(Connections):
         put: Callable[[object], None],
         due: Callable[[float], None],
     ) -> None:
-        self._locate = locate
+        self.locate = locate
         self._current_thread = current_thread
         super().__init__(put)
         self.clock = clock
@@ -64,13 +61,7 @@ class Registry(Connections):
         self.totals = Totals()
         self._numbers = itertools.count(1)
         self.expect_long: Callable[[], bool] = bool
-        self._clear()
-
-    def _clear(self) -> None:
-        self.clear_connections()
-        self._fresh: dict[int, Hold] = {}
-        self._aged: dict[int, Hold] = {}
-        self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        self.transactions = Transactions(self, lambda: self._put)
 
     # --- acquire and release -------------------------------------------------------------------------------
 
@@ -91,7 +82,14 @@ class Registry(Connections):
         tracked = self._tracked.get(id(connection))
         if tracked is None or tracked() is not connection:
             tracked = describe(connection, *about)
-        origin = self._locate(frame)
+        return self.open(source, tracked, frame, make)
+
+    def open(
+        self, source: str, tracked: Tracked, frame: Any, make: Callable[..., Hold] = Hold,
+        at: float | None = None, origin: Origin | None = None,
+    ) -> Hold:  # fmt: skip
+        """Open a hold of what is known already, acquired ``at`` that time in monotonic seconds, or now."""
+        origin = origin or self.locate(frame)
         site = origin[0]
         thread = self._current_thread()
         loop = _running_loop()
@@ -108,7 +106,7 @@ class Registry(Connections):
         if tracked.hold is not None:
             # The library hands it out again: it was returned in a way that nobody told us.
             self.over(tracked.hold)
-        now = self.clock()
+        now = self.clock() if at is None else at
         number = next(self._numbers)
         in_task = None if task is None else weakref.ref(task)
         long_lived = site.long_lived or self.expect_long()
@@ -118,7 +116,7 @@ class Registry(Connections):
         lock.acquire()
         try:
             totals.acquired += 1
-            if pool is not None:
+            if pool is not None and hold.within is None:
                 pool.open += 1
             tracked.hold = hold
             thread.holds[number] = self._fresh[number] = hold
@@ -132,8 +130,8 @@ class Registry(Connections):
         """First half of a release, before the library gives the connection to somebody else.
 
         Returns:
-            The hold, which is no longer open, or None where this adapter holds nothing of it. The caller then
-            calls `released`, or `reinstate` if the library refused.
+            The hold, no longer open, for `released`, or `reinstate` if the library refuses; None if there is
+            none of this adapter's.
         """
         tracked = self._tracked.get(id(connection))
         if tracked is None or (tracked() is not connection and not tracked.may_be(connection)):
@@ -141,15 +139,19 @@ class Registry(Connections):
         hold: Hold | None = tracked.hold
         if hold is None or hold.source != source:
             return None
+        if hold.inner is not None:
+            self.transactions.leaving(hold, connection)
         return hold if self._close(hold, _RELEASED, self.clock()) else None
 
     def released(self, hold: Hold) -> None:
         """Second half of a release, after the library has the connection: listeners."""
+        if hold.inner is not None or hold.cursors:
+            self.transactions.left(hold)
         self.listeners.released(hold)
         hold.span = None
 
     def reinstate(self, hold: Hold) -> None:
-        """Take back the first half of a release: the library raised, the connection is still held."""
+        """Take back the first half of a release: the library raised, it is still held."""
         with self._lock:
             tracked = hold.tracked
             given_out_again = tracked.hold is not None
@@ -160,11 +162,12 @@ class Registry(Connections):
                 # Fresh again, in its old place: that is where the overdue evidence looks for it.
                 self._fresh = dict(sorted({**self._fresh, hold.number: hold}.items()))
                 self.totals.of_hold(hold).ended(hold, sign=-1)
-                if hold.pool is not None:
+                if hold.pool is not None and hold.within is None:
                     hold.pool.open += 1
         if given_out_again:
             self.released(hold)
         else:
+            self.transactions.staying(hold)
             self._due(hold.acquired + self.overdue_after)
 
     def lose(self, hold: Hold, at: float) -> bool:
@@ -175,10 +178,7 @@ class Registry(Connections):
         return True
 
     def reclaim(self, hold: Hold) -> None:
-        """The application has dropped it, and the library takes the connection back: no slot is lost by that.
-
-        Call it before the library gives the connection to somebody else; also in a finalizer.
-        """
+        """The library takes back what was dropped, also in a finalizer, and is about to give it to others."""
         hold.reclaimed = True
         connection = hold.tracked()
         if connection is not None:
@@ -189,9 +189,9 @@ class Registry(Connections):
         if self._close(hold, Outcome.LOST, self.clock()):
             self._put(Reclaimed(hold))
 
-    def over(self, hold: Hold) -> None:
-        """End a hold as released although no release was seen: there is nothing left to release."""
-        if self._close(hold, _RELEASED, self.clock()):
+    def over(self, hold: Hold, at: float | None = None) -> None:
+        """End a hold as released, since ``at`` or now: nobody has seen it, but nothing is left to release."""
+        if self._close(hold, _RELEASED, self.clock() if at is None else at):
             self.released(hold)
 
     def replaced(self, hold: Hold, tracked: Tracked) -> None:
@@ -220,7 +220,7 @@ class Registry(Connections):
                 self._aged.pop(number, None)
             hold.thread.holds.pop(number, None)
             totals.ended(hold)
-            if pool is not None:
+            if pool is not None and hold.within is None:
                 pool.open -= 1
                 if outcome is Outcome.LOST and not hold.reclaimed:
                     pool.lost += 1
@@ -230,13 +230,43 @@ class Registry(Connections):
 
     # --- driver calls --------------------------------------------------------------------------------------
 
-    def call_ended(self, hold: Hold, started: float) -> None:
-        """A driver call that began at ``started`` (monotonic seconds) has ended."""
+    def called(
+        self,
+        hold: Hold,
+        started: float,
+        status: Transaction | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """A driver call has ended; what it does is in ``hold.verb``.
+
+        Args:
+            hold: of the connection.
+            started: monotonic seconds of its start.
+            status: the driver's transaction status after it, or None where it is not read.
+            error: what it has raised, or None.
+        """
         now = self.clock()
         hold.busy += now - started
         hold.busy_since = None
         hold.calls += 1
         hold.last_call = now
+        verb = hold.verb
+        if verb is not _NO_VERB:
+            hold.verb = _NO_VERB
+        if status is None:
+            return
+        inner = hold.inner
+        # What most calls do changes nothing: it is sorted out here, for the price of a few comparisons.
+        if inner is None:
+            if status is not _IDLE:
+                self.transactions.changed(hold, verb, status, error, started)
+        elif status is not _OPEN or error is not None or inner.aborted:
+            self.transactions.changed(hold, verb, status, error, started)
+        elif verb is _WRITE:
+            inner.writes += 1
+        elif verb is not _READ and verb is not _NO_VERB:
+            self.transactions.changed(hold, verb, status, error, started)
+        hold.transaction = status
 
     # --- ownership -----------------------------------------------------------------------------------------
 
@@ -255,32 +285,6 @@ class Registry(Connections):
                 blame = False
         if blame:
             self.listeners.moved(hold)
-
-    # --- reading; none of it on the hot path ---------------------------------------------------------------
-
-    def oldest_fresh(self) -> Hold | None:
-        """The oldest hold that has not been looked at since its acquire."""
-        with self._lock:
-            return next(iter(self._fresh.values()), None)
-
-    def age(self, hold: Hold) -> bool:
-        """Take a hold out of the fresh ones; returns whether it is still open."""
-        with self._lock:
-            if self._fresh.pop(hold.number, None) is None:
-                return hold.is_open
-            self._aged[hold.number] = hold
-            return True
-
-    def holds(self) -> list[Hold]:
-        """The open holds, oldest first."""
-        with self._lock:
-            both = [*self._aged.values(), *self._fresh.values()]
-        return sorted(both, key=lambda hold: hold.number)
-
-    def loops(self) -> list[asyncio.AbstractEventLoop]:
-        """The event loops in which something was acquired, as far as they still exist."""
-        with self._lock:
-            return list(self._loops)
 
     def after_fork(self, current_thread: Callable[[], ThreadRecord], put: Callable[[object], None]) -> None:
         """Begin anew in a forked child: the parent ends its holds and spans, locks may be held by nobody."""

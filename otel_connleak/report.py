@@ -11,16 +11,26 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from otel_connleak.claim import Leak
 from otel_connleak.connection import Kind, Transaction
-from otel_connleak.hold import Hold
+from otel_connleak.hold import Evidence, Hold
 from otel_connleak.names import INSTRUMENTATION
 
 _logger = logging.getLogger(INSTRUMENTATION)
 
-_DIRECT_HINT = "use `with` or `try … finally: connection.close()` so that it is closed on every path"
+_HINTS: Final = {
+    Kind.CONNECTION: "use `with` or `try … finally: connection.close()` so that it is closed on every path",
+    Kind.TRANSACTION: "commit or roll back on every path, and do slow work before or after the transaction",
+    Kind.CURSOR: "use `with` so that it is closed on every path, or read it to its end",
+}
+_BEGAN: Final = {Kind.CONNECTION: "acquired at", Kind.TRANSACTION: "begun at", Kind.CURSOR: "opened at"}
+_ENDED: Final = {
+    Kind.CONNECTION: "gave the connection back",
+    Kind.TRANSACTION: "ended the transaction",
+    Kind.CURSOR: "closed the cursor",
+}
 
 
 def short_path(path: str) -> str:
@@ -46,24 +56,28 @@ def leak_text(leak: Leak) -> str:
         "  " + " · ".join(_facts(leak)),
     ]
     if leak.statement is not None and leak.last_call_age is not None:
-        lines.append(f"  last statement {_seconds(leak.last_call_age)} ago: {leak.statement}")
+        lines.append(f"  last statement {duration(leak.last_call_age)} ago: {leak.statement}")
+    return "\n".join([*lines, *closing(leak, leak.hint or _HINTS[leak.kind])])
+
+
+def closing(leak: Leak, hint: str) -> Iterable[str]:
+    """The last lines of a report: where it was acquired, a hint, and how often it was seen."""
     if leak.frames:
-        lines.append("  acquired at  " + _path(leak))
-    lines.append(f"  hint: {leak.hint or _DIRECT_HINT}")
+        yield f"  {_BEGAN[leak.kind]}  {_path(leak)}"
+    yield f"  hint: {hint}"
     repeats = f"repeats of [{leak.fingerprint}] are counted, not logged"
     if leak.occurrence > 1:
         since = time.strftime("%H:%M:%S", time.localtime(leak.since))
-        lines.append(f"  seen {leak.occurrence} times since {since}; further {repeats}")
+        yield f"  seen {leak.occurrence} times since {since}; further {repeats}"
     else:
-        lines.append(f"  further {repeats}")
-    return "\n".join(lines)
+        yield f"  further {repeats}"
 
 
 def recovered_text(leak: Leak) -> str:
-    """One line that withdraws the claim of a reported leak whose connection was released after all."""
+    """One line that withdraws the claim of a reported leak: what was held was released after all."""
     held = leak.hold.released - leak.hold.acquired
     return (
-        f"recovered [{leak.fingerprint}]: {leak.function} gave the {leak.kind} back after {_seconds(held)}, "
+        f"recovered [{leak.fingerprint}]: {leak.function} {_ENDED[leak.kind]} after {duration(held)}, "
         f"late; not a leak  {short_path(leak.file)}:{leak.line}"
     )
 
@@ -94,6 +108,7 @@ def leak_dict(leak: Leak) -> dict[str, Any]:
         "use_time": leak.use_time,
         "idle_time": leak.idle_time,
         "transaction": str(leak.transaction),
+        "writes": leak.writes,
         "statement": leak.statement,
         "detected": leak.detected,
         "occurrence": leak.occurrence,
@@ -105,12 +120,12 @@ class LeakLog:
 
     def leak(self, leak: Leak) -> None:
         """Log a leak at WARNING, unless it is a repeat."""
-        if _worth_a_line(leak):
+        if worth_a_line(leak):
             _logger.warning("%s", leak_text(leak))
 
     def recovered(self, leak: Leak) -> None:
         """Log at WARNING that a logged leak was released: whoever saw the claim sees it withdrawn."""
-        if _worth_a_line(leak):
+        if worth_a_line(leak):
             _logger.warning("%s", recovered_text(leak))
 
     def spared(self, holds: list[Hold]) -> None:
@@ -119,16 +134,27 @@ class LeakLog:
             _logger.info("%s", spared_text(holds))
 
 
-def _worth_a_line(leak: Leak) -> bool:
+def worth_a_line(leak: Leak) -> bool:
+    """Whether it is the first of its fingerprint in this process, the 10th, the 100th, and so on."""
     return str(leak.occurrence).rstrip("0") == "1"
 
 
 def _facts(leak: Leak) -> Iterable[str]:
-    yield f"held {_seconds(leak.use_time)}, idle {_seconds(leak.idle_time)}"
-    if leak.transaction in (Transaction.OPEN, Transaction.ABORTED):
-        yield "transaction open" + (", aborted" if leak.transaction is Transaction.ABORTED else "")
+    yield f"held {duration(leak.use_time)}, idle {duration(leak.idle_time)}"
+    writes = f"{leak.writes} {'write' if leak.writes == 1 else 'writes'}"
+    if Evidence.DISCARDED in leak.evidence:
+        yield f"{writes} lost: rolled back when the connection was released, never committed"
+    elif leak.transaction in (Transaction.OPEN, Transaction.ABORTED):
+        more = f", {writes}" if leak.writes else ""
+        # What was written before the server has aborted it is lost anyway.
+        yield "transaction open" + (", aborted" if leak.transaction is Transaction.ABORTED else more)
     elif leak.transaction is Transaction.ACTIVE:
         yield "a statement is running"
+    yield from surroundings(leak)
+
+
+def surroundings(leak: Leak) -> Iterable[str]:
+    """Where it is held: pool or database, server process, task or thread, trace."""
     if leak.figures is not None:
         figures = leak.figures
         maximum = f"/{figures.maximum}" if figures.maximum else ""
@@ -156,7 +182,8 @@ def _name(function: str) -> str:
     return function.rpartition(".")[2]
 
 
-def _seconds(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in seconds for people."""
     if seconds >= 10_000:
         return f"{seconds / 3600:.1f} h"
     if seconds >= 1:

@@ -19,12 +19,15 @@ class Runtime:
         root_ended: a local root span was ended: span id.
         flush: waits until what was observed so far has been reported; takes seconds, returns whether it has.
         shutdown: reports what is still held by nobody who could release it.
+        call_ended: a call to another service was ended: trace id, seconds, what gives its name; None where
+            nobody wants to know.
     """
 
     root_started: Callable[[int, int, int], None]
     root_ended: Callable[[int], None]
     flush: Callable[[float], bool]
     shutdown: Callable[[], None]
+    call_ended: Callable[[int, float, Callable[[], str]], None] | None = None
 
 
 current: Runtime | None = None

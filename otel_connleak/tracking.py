@@ -57,7 +57,10 @@ class Connections:
     def hold_of(self, connection: Any) -> Hold | None:
         """The open hold of a connection, or None."""
         tracked = self._tracked.get(id(connection))
-        hold: Hold | None = tracked.hold if tracked is not None and tracked.may_be(connection) else None
+        if tracked is None:
+            return None
+        referent = tracked()  # as in `Tracked.may_be`, without the call
+        hold: Hold | None = tracked.hold if referent is connection or referent is None else None
         return hold
 
     def closing(self, connection: Any) -> Tracked | None:

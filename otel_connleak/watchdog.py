@@ -101,14 +101,18 @@ class Watchdog:
         self._thread = None
         self._wakes_at = math.inf
 
-    def drain(self) -> None:
-        """Handle in the calling thread what has arrived and was not handled; the thread must have stopped."""
+    def drain(self, until: float = math.inf) -> None:
+        """Handle in the calling thread what has arrived and was not handled; the thread must have stopped.
+
+        Args:
+            until: what was to be run later than this, in monotonic seconds, is left.
+        """
         while True:
             try:
                 self._dispatch(self._inbox.get_nowait())
             except Empty:
                 break
-        self._run_timers(math.inf)
+        self._run_timers(until)
 
     def after_fork(self) -> None:
         """Begin anew in a forked child: the thread and whatever it was doing exist in the parent only."""

@@ -125,6 +125,7 @@ def test_hold_span(telemetry: Telemetry, pooled: bool) -> None:
         "attributes": CONNECTION
         | site(works, 2)
         | {"connleak.use_time": 3.0, "connleak.idle_time": 2.0, "connleak.statements": 2}
+        | {"connleak.transaction.outcome": "none"}
         | ({"db.client.connection.pool.name": "orders"} if pooled else {}),
     }
 

@@ -41,7 +41,7 @@ from tests.support.waiting import wait_until
 HOOKS: list[tuple[Any, str]] = [
     # what the replaced functions of the libraries call
     *[(Registry, name) for name in ("acquire", "release", "released", "reinstate")],
-    *[(Registry, name) for name in ("track", "hold_of", "call_ended")],
+    *[(Registry, name) for name in ("track", "hold_of", "called")],
     *[(Listeners, name) for name in ("acquired", "released", "moved")],
     *[(CallSites, name) for name in ("locate", "origin_at", "next_owner")],
     (Threads, "current"),

@@ -11,21 +11,26 @@ import otel_connleak
 PACKAGE = Path(otel_connleak.__file__).parent
 LAYERS = [
     # L0: words, and what needs nothing but words. The order within it:
-    "version names libraries native references collector connection",
+    "version names verbs libraries native references collector connection",
     "hold",
+    "nested",
     "frames value_stack",
     "search",
     "guard claim config fingerprints totals",
     "listeners pending singletons",
     # L1: who is asking, what is open, and what is asked of the interpreter
     "callsite tracking threads watchdog reach awaiter nesting patching statements expect runtime drivers",
-    "drivers.* registry",
+    "drivers.* transactions holding",
+    "registry",
+    "call_hooks who",
     "describe finalizers hooks pools pep249 reconnecting",
     # L2: facts, verdict, report, libraries
     "evidence evidence.* leak report adapters adapters.*",
+    "unnecessary",
     # L3: what leaves the process through OpenTelemetry
-    "otel otel.attributes otel.dbapi_proxies",
-    "otel.spans otel.processor otel.metrics otel.events otel.queries otel.dbapi",
+    "otel otel.attributes otel.belonging otel.calls otel.dbapi_proxies",
+    "otel.queries_asyncpg otel.queries_sqlalchemy",
+    "otel.spans otel.processor otel.metrics otel.histograms otel.events otel.queries otel.dbapi",
     # L4: the only place where things are wired
     "engine",
     "instrumentor",

@@ -60,7 +60,7 @@ def test_everything_a_leak_says(core: Core) -> None:
     connection.transaction = Transaction.OPEN
     del connection  # otherwise this function could release it
     core.after(1.0)
-    core.registry.call_ended(hold, core.clock() - 0.25)
+    core.registry.called(hold, core.clock() - 0.25)
     core.note(hold, Evidence.TRACE_ENDED)
     core.note(hold, Evidence.THREAD_ENDED)
     core.after(GRACE)
@@ -90,6 +90,7 @@ def test_everything_a_leak_says(core: Core) -> None:
         "calls": 1,
         "last_call_age": 5.0,
         "transaction": Transaction.OPEN,
+        "writes": 0,
         "statement": "SELECT … FROM customers",
         "in_full": False,
         "detected": EPOCH + core.clock(),

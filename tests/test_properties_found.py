@@ -98,7 +98,7 @@ def test_taken_out_of_a_module_and_used(core: Core) -> None:
         kept.append(connection)
 
     with toy.in_other_thread(uses):
-        core.registry.call_ended(hold, core.clock())
+        core.registry.called(hold, core.clock())
         core.pass_time(OVERDUE - 1)
     assert core.reports == []
 

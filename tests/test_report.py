@@ -52,6 +52,7 @@ def leak(monkeypatch: pytest.MonkeyPatch) -> Iterator[Leak]:
         calls=3,
         last_call_age=30.1,
         transaction=Transaction.OPEN,
+        writes=1,
         statement="SELECT … FROM customers",
         in_full=False,
         frames=(
@@ -74,7 +75,7 @@ def test_whole_text(leak: Leak) -> None:
             "shop.repositories.CustomerRepository.list_customers  shop/repositories.py:41"
         ),
         (
-            '  held 30.2 s, idle 30.1 s · transaction open · pool "orders" 5/5 used, 3 waiting · '
+            '  held 30.2 s, idle 30.1 s · transaction open, 1 write · pool "orders" 5/5 used, 3 waiting · '
             "server pid 4242 · trace 4bf92f3577b34da6a3ce929d0e0e4736"
         ),
         "  last statement 30.1 s ago: SELECT … FROM customers",
@@ -177,6 +178,7 @@ def test_dict(leak: Leak) -> None:
         "use_time": 30.2,
         "idle_time": 30.1,
         "transaction": "open",
+        "writes": 1,
         "statement": "SELECT … FROM customers",
         "detected": SINCE + 60,
         "occurrence": 12,

@@ -110,13 +110,13 @@ class Suspended:
 def test_overdue_ones_are_judged_together(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many holds that come of age at once take one search, not one each."""
     asked: list[int] = []
-    who = core.leaks._reach.who
+    who = core.leaks._who._reach.who
 
     def counted(targets: Any, *args: Any, **kwargs: Any) -> Any:
         asked.append(len(targets))
         return who(targets, *args, **kwargs)
 
-    monkeypatch.setattr(core.leaks._reach, "who", counted)
+    monkeypatch.setattr(core.leaks._who._reach, "who", counted)
     for _ in range(50):
         lose(core.pool)
     core.after(1_000)

@@ -20,13 +20,14 @@ from types import FrameType
 from typing import Any, Final
 
 from otel_connleak import references
+from otel_connleak.call_hooks import Subject
 from otel_connleak.config import Settings
 from otel_connleak.connection import Facts, Pool, Tracked
 from otel_connleak.drivers.asyncpg import DRIVER
 from otel_connleak.finalizers import finalizes
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
-from otel_connleak.hooks import Hooks, Subject
+from otel_connleak.hooks import Hooks
 from otel_connleak.libraries import EVENT_LOOPS, GREENLET_BRIDGES
 from otel_connleak.nesting import connects_for_a_pool, inside
 from otel_connleak.patching import Patches

@@ -20,9 +20,10 @@ from otel_connleak.drivers import driver_of
 from otel_connleak.drivers.django import DRIVER, has_connected, pool_figures, pool_name, sees_calls, trackable
 from otel_connleak.frames import upwards
 from otel_connleak.guard import failed
-from otel_connleak.hold import Hold, TransactionHold
+from otel_connleak.hold import Hold
 from otel_connleak.hooks import Hooks
 from otel_connleak.libraries import FRAMEWORKS, INFRASTRUCTURE
+from otel_connleak.nested import TransactionHold
 from otel_connleak.nesting import inside
 from otel_connleak.patching import Patches
 from otel_connleak.registry import Registry

@@ -2,7 +2,8 @@
 
 Every driver call of psycopg passes through ``Connection.wait`` (``AsyncConnection.wait``), and every
 statement through ``BaseCursor._start_query``; two small hooks see them all, also those of server-side
-cursors, ``stream()``, ``copy()``, pipelines, commit and rollback.
+cursors, ``stream()``, ``copy()``, pipelines, commit and rollback. Which of the last two, ``BaseConnection._exec_command``
+tells.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from otel_connleak.hold import Hold
 from otel_connleak.nesting import connects_for_a_pool, inside
 from otel_connleak.patching import Patches
 from otel_connleak.registry import Registry
+from otel_connleak.verbs import Verb, verb_of
 
 _SOURCE: Final = "psycopg"
 
@@ -49,8 +51,8 @@ class PsycopgAdapter:
         replace(psycopg.BaseConnection, "__del__", self._finalize)
         # The module's ``connect`` is an alias that was bound before the method was replaced.
         replace(psycopg, "connect", lambda _: psycopg.Connection.connect)
-        if settings.statements != "off":
-            replace(BaseCursor, "_start_query", self._start_query)
+        replace(psycopg.BaseConnection, "_exec_command", self._exec_command)
+        replace(BaseCursor, "_start_query", self._start_query)
 
     def uninstall(self) -> None:
         """Give back the identical functions."""
@@ -145,10 +147,12 @@ class PsycopgAdapter:
             return None, 0.0
         return hold, started
 
-    def _called(self, connection: Any, hold: Hold, started: float) -> None:
+    def _called(
+        self, connection: Any, hold: Hold, started: float, error: BaseException | None = None
+    ) -> None:
         try:
-            self._registry.call_ended(hold, started)
-            hold.transaction = STATUS[connection.pgconn.transaction_status]
+            status = STATUS[connection.pgconn.transaction_status]
+            self._registry.called(hold, started, status, error)
         except Exception:
             failed("psycopg wait")
 
@@ -163,9 +167,12 @@ class PsycopgAdapter:
             if hold is None:
                 return original(connection, *args, **kwargs)
             try:
-                return original(connection, *args, **kwargs)
-            finally:
-                called(connection, hold, started)
+                result = original(connection, *args, **kwargs)
+            except BaseException as error:
+                called(connection, hold, started, error)
+                raise
+            called(connection, hold, started)
+            return result
 
         return wait
 
@@ -180,13 +187,17 @@ class PsycopgAdapter:
             if hold is None:
                 return await original(connection, *args, **kwargs)
             try:
-                return await original(connection, *args, **kwargs)
-            finally:
-                called(connection, hold, started)
+                result = await original(connection, *args, **kwargs)
+            except BaseException as error:
+                called(connection, hold, started, error)
+                raise
+            called(connection, hold, started)
+            return result
 
         return wait
 
     def _start_query(self, original: Any) -> Any:
+        """What the application wants to be run. It is called within `wait`."""
         patches = self._patches
 
         @functools.wraps(original)
@@ -195,12 +206,30 @@ class PsycopgAdapter:
                 try:
                     hold = self._registry.hold_of(cursor._conn)
                     if hold is not None:
-                        hold.statement = query
+                        hold.statement, hold.verb = query, verb_of(query)
                 except Exception:
                     failed("psycopg statement")
             return original(cursor, query)
 
         return _start_query
+
+    def _exec_command(self, original: Any) -> Any:
+        """What psycopg runs on its own account: commit, rollback, the blocks of ``transaction()``."""
+        patches = self._patches
+
+        @functools.wraps(original)
+        def _exec_command(connection: Any, command: Any, *args: Any, **kwargs: Any) -> Any:
+            if patches.active:
+                try:
+                    hold = self._registry.hold_of(connection)
+                    # The BEGIN before a statement says less than the statement, which was noted before.
+                    if hold is not None and hold.verb is Verb.NONE:
+                        hold.verb = verb_of(command)
+                except Exception:
+                    failed("psycopg command")
+            return original(connection, command, *args, **kwargs)
+
+        return _exec_command
 
     def _finalize(self, original: Any) -> Any:
         # psycopg gives no warning of a connection that was closed or broken below us, and neither do we.

@@ -239,7 +239,7 @@ class SQLAlchemyAdapter:
         try:
             # Else the driver's own hooks have seen the call, and counted it.
             if hold.busy_since is started:
-                self._registry.call_ended(hold, started)
+                self._registry.called(hold, started)
                 connection = hold.tracked()
                 if connection is not None:
                     hold.transaction = hold.tracked.transaction(connection)

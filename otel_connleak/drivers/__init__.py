@@ -22,11 +22,15 @@ class Driver(NamedTuple):
         transaction: its transaction status.
         sees_calls: whether its calls to the server are seen. Where they are not, nobody can say that it has
             been idle.
+        begins: whether a statement that is to be run now certainly begins a transaction.
+        transaction_hint: one sentence that says how a transaction is ended on every path.
     """
 
     facts: Callable[[Any], Facts]
     transaction: Callable[[Any], Transaction]
     sees_calls: Callable[[Any], bool] = lambda _connection: True
+    begins: Callable[[Any, Any], bool] = lambda _connection, _statement: False
+    transaction_hint: str = ""
 
 
 UNKNOWN = Driver(lambda _connection: Facts(), lambda _connection: Transaction.UNKNOWN)

@@ -30,4 +30,14 @@ def transaction(connection: Any) -> Transaction:
     return STATUS[connection.pgconn.transaction_status]
 
 
-DRIVER: Final = Driver(facts, transaction)
+def begins(connection: Any, _statement: Any) -> bool:
+    """Whether a statement that is to be run begins a transaction: any does, without autocommit."""
+    return not connection.autocommit and transaction(connection) is Transaction.NONE
+
+
+DRIVER: Final = Driver(
+    facts,
+    transaction,
+    begins=begins,
+    transaction_hint="use `with connection.transaction():`, or call `commit()` on every path",
+)

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 from otel_connleak import references
 from otel_connleak.collector import Collector
-from otel_connleak.connection import Tracked
+from otel_connleak.connection import Kind, Tracked
 from otel_connleak.evidence import Note
 from otel_connleak.guard import failed
 from otel_connleak.hold import Evidence, Hold
-from otel_connleak.registry import Reclaimed, Registry
+from otel_connleak.holding import Reclaimed
+from otel_connleak.registry import Registry
 from otel_connleak.threads import process_ends
 
 _SETTLE = 0.01
@@ -22,7 +23,13 @@ _LONGEST_COLLECTION = 5.0
 
 
 class Dropped:
-    """Handles the connections that the garbage collector reports as dead; in the watchdog's thread."""
+    """Handles the connections that the garbage collector reports as dead; in the watchdog's thread.
+
+    Args:
+        after: runs something at a time, in monotonic seconds.
+        collector: says whether a collection is going on.
+        grace: seconds for which a cursor that was dropped may stay open.
+    """
 
     def __init__(
         self,
@@ -30,11 +37,13 @@ class Dropped:
         note: Note,
         after: Callable[[float, Callable[[], None]], None],
         collector: Collector,
+        grace: float,
     ) -> None:
         self._registry = registry
         self._note = note
         self._after = after
         self._collector = collector
+        self._grace = grace
 
     def died(self, tracked: Tracked) -> None:
         """A connection was collected. If it was held, its hold can never be released."""
@@ -42,7 +51,9 @@ class Dropped:
         if tracked.hold is None:
             self._registry.forget(tracked)
         else:
-            self._after(died + _SETTLE, lambda: self._judge(tracked, died))
+            # The end of its transaction closes a cursor as well: it is left open only if that does not come.
+            wait = _SETTLE if tracked.kind is not Kind.CURSOR else self._grace
+            self._after(died + wait, lambda: self._judge(tracked, died))
 
     def reclaimed(self, message: Reclaimed) -> None:
         """A library has taken back what was dropped; in the watchdog's thread."""
@@ -125,5 +136,5 @@ class OnlyInPool:
 
 def _keepers(hold: Hold) -> list[Callable[[Any], int]]:
     """What counts the references to a connection that are its library's: nobody releases it through them."""
-    of_pool = hold.pool.keeps if hold.pool is not None else None
+    of_pool = hold.pool.keeps if hold.pool is not None and hold.kind is Kind.CONNECTION else None
     return [keeps for keeps in (of_pool, hold.tracked.keeps) if keeps is not None]

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from otel_connleak.awaiter import awaiting_frames
 from otel_connleak.callsite import CallSites
+from otel_connleak.connection import Kind
 from otel_connleak.evidence import Note
 from otel_connleak.frames import Activation, local_values
 from otel_connleak.guard import failed
@@ -114,9 +115,9 @@ class Exits:
         self._reaching.clear()
 
     def watch(self, hold: Hold, activation: Activation) -> None:
-        """Note the exit of an activation that does not own a hold, but was found to reach it.
+        """Note the exit of an activation that was found to reach a hold that is another's.
 
-        When it is over, perhaps nobody can release the hold any more. In the watchdog's thread.
+        Perhaps nobody can release the hold then. In the watchdog's thread.
         """
         identity, code = activation
         if self._tool is None or (hold.owner == identity and hold.code is code):
@@ -184,16 +185,35 @@ class Exits:
 
         return on_event
 
-    def _returned(self, frame: FrameType, value: Any) -> None:
-        for hold in self._leave(frame):
-            self._hand_on(hold, frame, value)
-        self._reaching_ended(frame)
-
     def _raised(self, frame: FrameType, _error: BaseException) -> None:
         # What the exception carries (its traceback) nobody will release.
-        for hold in self._leave(frame):
-            self._hand_on(hold, frame, None)
+        self._returned(frame, None)
+
+    def _returned(self, frame: FrameType, value: Any) -> None:
+        returned: set[Hold] = set()
+        for hold in self._leave(frame):  # a connection before its transaction
+            if self._goes_with_connection(hold, hold.within in returned):
+                continue
+            if self._hand_on(hold, frame, value):
+                returned.add(hold)
         self._reaching_ended(frame)
+
+    def _goes_with_connection(self, hold: Hold, blame: bool) -> bool:
+        """Whether it is a transaction that another activation can end, which has its connection and is live.
+
+        No search: this is what most functions of a repository come to that leave the commit to the caller.
+        """
+        within = hold.within
+        if within is None or hold.kind is not Kind.TRANSACTION or not within.is_open:
+            return False
+        if not within.owner or within.thread is not hold.thread:
+            return False
+        self._disown(hold)
+        self._registry.move(hold, (within.site, within.owner, within.code, within.stack), blame=blame)
+        self._own(hold)
+        # A fact for the report, if there is one; it proves nothing while the other one lives.
+        hold.seen = {**(hold.seen or {}), Evidence.FUNCTION_EXITED: self._registry.clock()}
+        return True
 
     def _yielded(self, frame: FrameType, value: Any) -> None:
         """A generator that owns a hold hands it to whoever iterates; it may still release it itself."""
@@ -215,8 +235,8 @@ class Exits:
         """The open holds of an activation that ends, which owns nothing afterwards."""
         return _open(self._owners.pop(id(frame), None), frame)
 
-    def _hand_on(self, hold: Hold, frame: FrameType, value: Any) -> None:
-        """The owner's activation ends: to whom does the hold go?"""
+    def _hand_on(self, hold: Hold, frame: FrameType, value: Any) -> bool:
+        """The owner's activation ends: to whom does the hold go? Returns whether it was returned."""
         returned = _has(value, hold)
         kept = returned or _kept_on_argument(frame, hold)
         hold.unseen = not kept and _kept_in_context(hold)
@@ -231,9 +251,10 @@ class Exits:
             helper = frame.f_code.co_name in ACQUIRES_FOR_CALLER
             self._give(hold, caller, blame=returned or helper)
             if returned or hold.unseen:
-                return
+                return returned
             # Whether the caller has that object is not known: after the grace it is looked for.
         self._note(hold, Evidence.FUNCTION_EXITED, self._registry.clock())
+        return False
 
     def _awaiter(self, frame: FrameType) -> FrameType | None:
         """The application's frame that awaits what an activation returns to a thread pool, or as a task."""

@@ -41,7 +41,7 @@ class Overdue:
         while (oldest := self._registry.oldest_fresh()) is not None:
             if oldest.acquired + self._after > now:
                 break
-            if self._registry.age(oldest) and not oldest.long_lived and _calls_are_seen(oldest):
+            if self._registry.age(oldest) and not oldest.long_lived and calls_are_seen(oldest):
                 self._push(oldest, now)
         while self._heap and self._heap[0][0] <= now:
             hold = heapq.heappop(self._heap)[2]
@@ -78,7 +78,7 @@ def _takes_nothing(hold: Hold) -> bool:
     return not hold.tracked.facts.has_server and hold.transaction is not Transaction.OPEN
 
 
-def _calls_are_seen(hold: Hold) -> bool:
+def calls_are_seen(hold: Hold) -> bool:
     """Whether the calls of its connection are seen: else it may be in use, and no one can call it idle."""
     connection = hold.tracked()
     try:

@@ -7,7 +7,7 @@ from typing import Any
 from otel_connleak import names
 from otel_connleak.claim import Leak
 from otel_connleak.connection import Facts, Transaction
-from otel_connleak.hold import CallSite, Hold
+from otel_connleak.hold import CallSite, Ending, Evidence, Hold
 
 
 def of_site(site: CallSite) -> dict[str, Any]:
@@ -50,10 +50,21 @@ def of_leak(leak: Leak) -> dict[str, Any]:
     } | of_connection(leak.facts, leak.pool)
     if leak.task is not None:
         attributes[names.TASK_NAME] = leak.task
-    if leak.transaction in (Transaction.OPEN, Transaction.ABORTED):
-        attributes[names.TRANSACTION_OUTCOME] = "open"
+    if Evidence.DISCARDED in leak.evidence:
+        attributes[names.TRANSACTION_OUTCOME] = str(Ending.DISCARDED)
+    elif leak.transaction in (Transaction.OPEN, Transaction.ABORTED):
+        attributes[names.TRANSACTION_OUTCOME] = str(Ending.OPEN)
+    if leak.writes:
+        attributes[names.TRANSACTION_WRITES] = leak.writes
     if leak.statement is not None:
         attributes[names.DB_QUERY_TEXT if leak.in_full else names.DB_QUERY_SUMMARY] = leak.statement
+    return attributes
+
+
+def of_idle(report: Leak) -> dict[str, Any]:
+    """What the report of a hold says that sat idle: it is no leak, and so there is no evidence of one."""
+    attributes = of_leak(report)
+    del attributes[names.EVIDENCE], attributes[names.CERTAINTY]
     return attributes
 
 

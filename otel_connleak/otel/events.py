@@ -11,11 +11,12 @@ from opentelemetry.context import Context
 
 from otel_connleak import names
 from otel_connleak.claim import Leak
-from otel_connleak.otel.attributes import of_leak, of_recovery
+from otel_connleak.otel.attributes import of_idle, of_leak, of_recovery
+from otel_connleak.unnecessary import Idle
 
 
 class LeakEvents:
-    """Emits ``connleak.leak`` and ``connleak.recovered`` with the trace context of the hold.
+    """Emits ``connleak.leak``, ``connleak.recovered``, ``connleak.idle`` with the trace context of the hold.
 
     Args:
         logger: the logger of the provider in use.
@@ -27,22 +28,27 @@ class LeakEvents:
     def leak(self, leak: Leak) -> None:
         """A leak was found."""
         body = f"{leak.kind} leak ({leak.certainty}, {', '.join(leak.evidence)}): {leak.function}"
-        self._emit(names.LEAK_EVENT, leak, body, of_leak(leak), SeverityNumber.WARN)
+        self._emit(names.LEAK_EVENT, leak.hold.span, body, of_leak(leak), SeverityNumber.WARN)
 
     def recovered(self, leak: Leak) -> None:
         """A reported leak was released after all; carries the same id."""
-        body = f"recovered: {leak.function} gave the {leak.kind} back late; not a leak"
-        self._emit(names.RECOVERED_EVENT, leak, body, of_recovery(leak), SeverityNumber.INFO)
+        body = f"recovered: {leak.function} released the {leak.kind} late; not a leak"
+        self._emit(names.RECOVERED_EVENT, leak.hold.span, body, of_recovery(leak), SeverityNumber.INFO)
+
+    def idle(self, idle: Idle) -> None:
+        """A hold that was released had sat idle for long."""
+        body = f"{idle.title}: {idle.report.function}"
+        self._emit(names.IDLE_EVENT, idle.span, body, of_idle(idle.report), SeverityNumber.WARN)
 
     def _emit(
-        self, event: str, leak: Leak, body: str, attributes: dict[str, Any], severity: SeverityNumber
+        self, event: str, span: Any, body: str, attributes: dict[str, Any], severity: SeverityNumber
     ) -> None:
         now = time.time_ns()
         self._logger.emit(
             LogRecord(
                 timestamp=now,
                 observed_timestamp=now,
-                context=_context(leak),
+                context=_context(span),
                 severity_number=severity,
                 severity_text=severity.name,
                 body=body,
@@ -52,8 +58,7 @@ class LeakEvents:
         )
 
 
-def _context(leak: Leak) -> Context:
-    span = leak.hold.span
+def _context(span: Any) -> Context:
     if isinstance(span, trace.SpanContext):
         context = span  # there is no span of the hold: the context in which it was acquired
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry.context import Context
@@ -11,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from otel_connleak import runtime
 from otel_connleak.guard import failed
 from otel_connleak.names import INSTRUMENTATION
+from otel_connleak.otel.calls import is_call, name_of
 
 _running_loop = asyncio._get_running_loop
 
@@ -41,10 +43,12 @@ class ConnLeakSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """A span ended; if it is a local root, what it still holds is a claim after the grace."""
+        running = runtime.current
+        if running is not None and running.call_ended is not None:
+            _call_ended(running.call_ended, span)
         parent = span.parent
         if parent is not None and not parent.is_remote:
             return
-        running = runtime.current
         context: Any = span.context
         if running is None or context is None or _is_ours(span):
             return
@@ -99,6 +103,16 @@ def take_out(provider: Any, processor: SpanProcessor) -> None:
         with several._lock:
             others = [other for other in several._span_processors if other is not processor]
             several._span_processors = tuple(others)
+
+
+def _call_ended(told: Callable[[int, float, Callable[[], str]], None], span: ReadableSpan) -> None:
+    """Tell of a span if it is one of a call to another service."""
+    try:
+        context, started, ended = span.context, span.start_time, span.end_time
+        if context is not None and started is not None and ended is not None and is_call(span):
+            told(context.trace_id, (ended - started) / 1e9, lambda: name_of(span))
+    except Exception:
+        failed("ConnLeakSpanProcessor.on_end")
 
 
 def _is_ours(span: ReadableSpan) -> bool:

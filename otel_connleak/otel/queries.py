@@ -1,13 +1,16 @@
-"""The query spans of the drivers' own OpenTelemetry instrumentations become children of the hold (L3).
+"""The query spans of OpenTelemetry's own instrumentations become children of the hold or transaction (L3).
 
-Every one of them that is built on ``opentelemetry-instrumentation-dbapi`` opens its span in
-``CursorTracer.traced_execution``. The hold span is made current around this call and no longer: between two
-calls it would become the parent of unrelated spans, and a leaked one of all later spans.
+Where one of them is about to start its span, the span of the hold is made current, and for this call only:
+between two calls it would become the parent of unrelated spans, and a leaked one of all later spans. What is
+hooked are the instrumentations and not the drivers: without any of them this costs nothing.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -16,68 +19,112 @@ from opentelemetry.trace import Span
 
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
+from otel_connleak.otel import queries_asyncpg, queries_sqlalchemy
+from otel_connleak.otel.belonging import is_part_of
 from otel_connleak.patching import Patches
 from otel_connleak.registry import Registry
 
-DBAPI_MODULE: Final = "opentelemetry.instrumentation.dbapi"
-"""The module whose import means that such an instrumentation is in use."""
+type Asked = Callable[..., tuple[Any, Any]]
+"""Tells, of the arguments of a function, which connection is asked what: the statement, or None."""
+type Around = Callable[[Asked], Callable[[Any], Any]]
+"""Makes what replaces a function that starts a query span by one in which the span of the hold is current."""
 
 
 class QuerySpans:
-    """Hooks ``CursorTracer``; `install` and `uninstall` are exact inverses."""
+    """Hooks what starts query spans; `install` and `uninstall` are exact inverses."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._patches = Patches()
+        self._installed: list[Patches] = []
 
     def install(self, module: Any) -> None:
-        """Hook the imported module. Does nothing if it has no such class or method any more."""
+        """Hook one of `MODULES` that was imported, if it still is what we know. Never raises."""
+        patches = Patches()
         try:
-            self._patches.replace(module.CursorTracer, "traced_execution", self._traced)
-            self._patches.replace(module.CursorTracer, "traced_execution_async", self._traced_async)
-        except AttributeError:
-            self._patches.undo()
+            _HOOKS[module.__name__](module, patches, lambda asked: partial(self._around, patches, asked))
+        except Exception as error:
+            patches.undo()
+            if not isinstance(error, AttributeError):
+                failed(f"hooking {module.__name__}")
+        else:
+            self._installed.append(patches)
 
     def uninstall(self) -> None:
         """Give back the identical functions."""
-        self._patches.undo()
+        while self._installed:
+            self._installed.pop().undo()
 
-    def _enter(self, cursor: Any) -> Any:
-        """Make the hold span of a cursor's connection current; returns what to detach, or None."""
+    def _around(self, patches: Patches, asked: Asked, original: Any) -> Any:
+        """A function, or coroutine function, within which the span of a hold is current."""
+        if inspect.iscoroutinefunction(original):
+
+            @functools.wraps(original)
+            async def query_async(*args: Any, **kwargs: Any) -> Any:
+                # Entered and left in the same task: a context must be detached where it was attached.
+                token = self._enter(asked, args, kwargs) if patches.active else None
+                try:
+                    return await original(*args, **kwargs)
+                finally:
+                    if token is not None:
+                        detach(token)
+
+            return query_async
+
+        @functools.wraps(original)
+        def query(*args: Any, **kwargs: Any) -> Any:
+            token = self._enter(asked, args, kwargs) if patches.active else None
+            try:
+                return original(*args, **kwargs)
+            finally:
+                if token is not None:
+                    detach(token)
+
+        return query
+
+    def _enter(self, asked: Asked, args: Any, kwargs: Any) -> Any:
+        """Make the span current that is to be the parent; returns what to detach, or None."""
         try:
-            hold = self._registry.hold_of(cursor.connection) if self._patches.active else None
-            if hold is not None and isinstance(hold.span, Span) and _is_in_trace(hold):
-                return attach(trace.set_span_in_context(hold.span))
+            connection, statement = asked(*args, **kwargs)
+            hold = self._registry.hold_of(connection) if connection is not None else None
+            span = self._span_for(hold, connection, statement) if hold is not None else None
+            if span is not None:
+                return attach(trace.set_span_in_context(span))
         except Exception:
-            failed("CursorTracer.traced_execution")
+            failed("query span")
         return None
 
-    def _traced(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def traced_execution(tracer: Any, cursor: Any, *args: Any, **kwargs: Any) -> Any:
-            token = self._enter(cursor)
-            try:
-                return original(tracer, cursor, *args, **kwargs)
-            finally:
-                if token is not None:
-                    detach(token)
+    def _span_for(self, hold: Hold, connection: Any, statement: Any) -> Span | None:
+        """The span to which a query on a connection belongs: of its transaction, else of its hold, or None.
 
-        return traced_execution
-
-    def _traced_async(self, original: Any) -> Any:
-        @functools.wraps(original)
-        async def traced_execution_async(tracer: Any, cursor: Any, *args: Any, **kwargs: Any) -> Any:
-            # Entered and left in the same task: a context must be detached where it was attached.
-            token = self._enter(cursor)
-            try:
-                return await original(tracer, cursor, *args, **kwargs)
-            finally:
-                if token is not None:
-                    detach(token)
-
-        return traced_execution_async
+        Not one that is not recorded: it would take the query's span with it.
+        """
+        if hold.inner is None:
+            # A transaction that this statement begins must be there before the span of the statement is.
+            self._registry.transactions.expect(hold, connection, statement)
+        current = trace.get_current_span().get_span_context().trace_id
+        for each in (hold.inner, hold):
+            span = each.span if each is not None else None
+            if isinstance(span, Span) and span.is_recording() and is_part_of(each, current):
+                return span
+        return None
 
 
-def _is_in_trace(hold: Hold) -> bool:
-    """Whether what happens now belongs to the trace of a hold: a connection may outlive its request."""
-    return trace.get_current_span().get_span_context().trace_id in (0, hold.trace)
+def _hook_dbapi(module: Any, patches: Patches, around: Around) -> None:
+    """Every instrumentation built on this one starts its spans in these two methods."""
+    for name in ("traced_execution", "traced_execution_async"):
+        patches.replace(module.CursorTracer, name, around(_asked_of_cursor))
+
+
+def _asked_of_cursor(_tracer: Any, cursor: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    # The first further argument is the cursor's method. Not every driver's cursor tells its connection.
+    statement = args[1] if len(args) > 1 else kwargs.get("query")
+    return getattr(cursor, "connection", None), statement
+
+
+_HOOKS: Final[dict[str, Callable[[Any, Patches, Around], None]]] = {
+    "opentelemetry.instrumentation.dbapi": _hook_dbapi,
+    "opentelemetry.instrumentation.asyncpg": queries_asyncpg.hook,
+    "opentelemetry.instrumentation.sqlalchemy.engine": queries_sqlalchemy.hook,
+}
+MODULES: Final = tuple(_HOOKS)
+"""The modules whose import means that such an instrumentation is in use."""

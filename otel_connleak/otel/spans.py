@@ -6,6 +6,7 @@ The span is never left current in the application's context: a leaked one would 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -17,13 +18,15 @@ from otel_connleak import names
 from otel_connleak.claim import Leak
 from otel_connleak.config import Settings
 from otel_connleak.connection import Kind
-from otel_connleak.hold import Hold, Outcome
+from otel_connleak.hold import Ending, Hold, Outcome
+from otel_connleak.nested import TransactionHold
 from otel_connleak.otel.attributes import of_connection, of_leak, of_site
 
 _ROOMY: Final = 64
 """Attributes that a span must have room for: far more than a hold has itself."""
 _CONNECTION: Final = Kind.CONNECTION
 _SAMPLED: Final = trace.TraceFlags.SAMPLED
+_OPEN: Final = Ending.OPEN.value
 _LOST: Final = Status(StatusCode.ERROR, "never released: the connection object is gone")
 
 
@@ -33,10 +36,14 @@ class HoldSpans:
     Args:
         tracer: the tracer of the provider in use.
         settings: ``spans`` decides whether all holds, slow ones or none get a span.
+        clock: that of the registry, in monotonic seconds.
     """
 
-    def __init__(self, tracer: Tracer, settings: Settings) -> None:
+    def __init__(
+        self, tracer: Tracer, settings: Settings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._tracer = tracer
+        self._clock = clock
         self._proxy = _proxy_of(tracer)
         self._mode = "none" if _never_samples(tracer) else settings.spans
         self._slow_after = settings.slow_after
@@ -46,6 +53,9 @@ class HoldSpans:
         """A hold was opened."""
         if self._proxy is not None and self._proxy._real_tracer is None and trace._TRACER_PROVIDER is None:
             return  # nobody has set up an SDK (yet): there are no spans and no traces
+        if hold.within is not None:
+            self._acquired_within(hold, hold.within.span)
+            return
         if self._shortcut:
             context = trace.get_current_span().get_span_context()
             if self._mode != "all" or (context.trace_id and not context.trace_flags & _SAMPLED):
@@ -56,6 +66,34 @@ class HoldSpans:
         # All attributes are set in one call at the end: at the start they would cost a second round through
         # the SDK's checks (a sixth of a span), and ownership may still move.
         span = hold.span = self._tracer.start_span(_name(hold))
+        hold.trace = span.get_span_context().trace_id
+
+    def _acquired_within(self, hold: Hold, outer: Any) -> None:
+        """A transaction or a cursor was opened: its span is within the connection's, if that is in this trace.
+
+        A connection may outlive its request: what another request does on it is in the trace of that.
+        """
+        if hold.kind is Kind.CURSOR and hold.within is not None and hold.within.inner is not None:
+            outer = hold.within.inner.span or outer
+        parent = trace.get_current_span().get_span_context()
+        links = None
+        if outer is not None:
+            context = outer if isinstance(outer, SpanContext) else outer.get_span_context()
+            if parent.trace_id in (0, context.trace_id):
+                parent = context
+            elif context.is_valid:
+                links = [trace.Link(context)]
+        if self._shortcut and (
+            self._mode != "all" or (parent.trace_id and not parent.trace_flags & _SAMPLED)
+        ):
+            hold.trace, hold.span = parent.trace_id, parent
+            return
+        span = hold.span = self._tracer.start_span(
+            _name(hold),
+            context=trace.set_span_in_context(trace.NonRecordingSpan(parent)),
+            links=links,
+            start_time=time.time_ns() - _nanoseconds(self._clock() - hold.acquired),
+        )
         hold.trace = span.get_span_context().trace_id
 
     def released(self, hold: Hold) -> None:
@@ -180,8 +218,19 @@ def _fill(attributes: dict[str, Any], hold: Hold, now: float) -> None:
     attributes[names.USE_TIME] = hold.use_time(now)
     attributes[names.IDLE_TIME] = hold.idle_time(now)
     attributes[names.STATEMENTS] = hold.calls
+    attributes[names.TRANSACTION_OUTCOME] = _outcome(hold)
+    if isinstance(hold, TransactionHold):
+        attributes[names.TRANSACTION_WRITES] = hold.writes
     if hold.task is not None and (task := hold.task_name) is not None:
         attributes[names.TASK_NAME] = task
+
+
+def _outcome(hold: Hold) -> str:
+    # Read from the member's dictionary: its property costs a call more, on every hold.
+    still_open = hold.inner is not None or (
+        hold.outcome is Outcome.HELD and isinstance(hold, TransactionHold)
+    )
+    return _OPEN if still_open else hold.ending._value_
 
 
 def _never_samples(tracer: Tracer) -> bool:

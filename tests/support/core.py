@@ -16,14 +16,18 @@ from otel_connleak.evidence.ended import EndedThreads
 from otel_connleak.evidence.exits import Exits
 from otel_connleak.evidence.overdue import Overdue
 from otel_connleak.hold import Evidence, Hold, ThreadRecord
+from otel_connleak.holding import Reclaimed
 from otel_connleak.leak import Leaks
 from otel_connleak.listeners import Listeners
 from otel_connleak.reach import Reachability
-from otel_connleak.registry import Reclaimed, Registry
+from otel_connleak.registry import Registry
 from otel_connleak.threads import Threads
+from otel_connleak.transactions import Discarded
 from otel_connleak.watchdog import Watchdog
 from tests.support.toy import ToyPool
 
+SETTLED = 6.0
+"""Seconds in which a drop has been judged, however long its collection takes."""
 EPOCH = 1_700_000_000.0
 """The wall clock's seconds when the other clock begins."""
 
@@ -63,13 +67,16 @@ class Core:
         note = self.leaks.note
         self.exits = Exits(self.registry, self.callsites, note)
         self.overdue = Overdue(self.registry, note, self.settings.overdue_after)
-        dropped = self.dropped = Dropped(self.registry, note, self.watchdog.after, Collector())
+        dropped = self.dropped = Dropped(
+            self.registry, note, self.watchdog.after, Collector(), self.settings.grace
+        )
         only_in_pool = OnlyInPool(self.registry, note, self.watchdog.after, self.watchdog.put)
         self.leaks.suspect, self.leaks.look = only_in_pool.suspect, only_in_pool.look
         self.watchdog.handle(
             {
                 Tracked: dropped.died,
                 Reclaimed: dropped.reclaimed,
+                Discarded: self.leaks.discarded,
                 ThreadRecord: EndedThreads(note).ended,
                 Suspect: only_in_pool.suspected,
             }
@@ -110,7 +117,7 @@ class Core:
     def after(self, seconds: float) -> None:
         """Let time pass, then do what the watchdog would do."""
         self.clock.now += seconds
-        self.watchdog.drain()
+        self.watchdog.drain(self.clock() + SETTLED)
         self.overdue.work(self.clock())
         self.leaks.work(self.clock())
 

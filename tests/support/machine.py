@@ -205,7 +205,7 @@ class Connections(Stage):
         started = hold.busy_since = self.core.clock()
         held.busy = True
         self.wait(seconds)
-        self.core.registry.call_ended(hold, started)
+        self.core.registry.called(hold, started)
         held.busy, held.last_call = False, self.core.clock()
 
     @precondition(lambda self: len(self.model.open()) > 2)

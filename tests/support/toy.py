@@ -16,6 +16,7 @@ from otel_connleak.connection import Facts, Pool, Tracked, Transaction
 from otel_connleak.hold import Hold
 from otel_connleak.reach import Reach, Reachability
 from otel_connleak.registry import Registry
+from otel_connleak.verbs import verb_of
 
 SOURCE = "toy"
 FACTS = Facts("toysql", "shop", "db.example", 5432, 4242)
@@ -69,6 +70,21 @@ class ToyPool:
             yield connection
         finally:
             self.putconn(connection)
+
+    def execute(
+        self,
+        connection: Connection,
+        statement: str,
+        status: Transaction,
+        error: BaseException | None = None,
+    ) -> None:
+        """A driver call with a statement, after which the driver's transaction status is ``status``."""
+        hold = self._registry.hold_of(connection)
+        assert hold is not None
+        started = hold.busy_since = self._registry.clock()
+        hold.verb, hold.statement = verb_of(statement), statement
+        connection.transaction = status
+        self._registry.called(hold, started, status, error)
 
     def hold_of(self, connection: Connection) -> Hold:
         """The open hold of a connection."""
