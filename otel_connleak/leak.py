@@ -64,8 +64,7 @@ class Leaks:
     ) -> None:
         self._registry = registry
         self._describe = describe
-        # Looked up each time: it is set later.
-        self._who = Who(registry, reach, lambda *found: self.watch(*found))
+        self._who = Who(registry, reach, self._found)
         self._settings = settings
         self._due = due
         self._spent = spent
@@ -199,6 +198,9 @@ class Leaks:
         seen: dict[Evidence, float] = hold.seen or {}
         due = [at + grace for at in list(seen.values()) if at + grace > now]
         return min([now + grace * min(1 << tries, _LONGEST_RECHECK), *due])
+
+    def _found(self, hold: Hold, activation: Activation) -> None:
+        self.watch(hold, activation)
 
     def _is_singleton(self, hold: Hold, verdict: Reach) -> bool:
         """Whether it is the only idle connection that its call site keeps in a module, or for its thread.

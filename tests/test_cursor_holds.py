@@ -106,7 +106,7 @@ def test_cursor_left_open(core: Core) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "reported"), [(GRACE / 2, []), (2 * GRACE, [("drops_cursor", "dropped")])]
+    ("seconds", "reported"), [(GRACE / 2, []), (1.2 * GRACE, [("drops_cursor", "dropped")])]
 )
 def test_dropped_cursor(core: Core, seconds: float, reported: list[tuple[str, str]]) -> None:
     """A cursor that is dropped ends with its transaction: it is reported only if that lasts."""

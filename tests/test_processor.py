@@ -11,7 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 from otel_connleak import ConnLeakSpanProcessor
 from otel_connleak.engine import Engine
@@ -76,6 +76,16 @@ def test_end_of_a_part_of_a_request(telemetry: Telemetry) -> None:
             assert started.leaks.next_deadline() is None
             pool.putconn(connection)
         assert started.leaks.next_deadline() is None
+
+
+def test_single_call_is_no_request(telemetry: Telemetry) -> None:
+    """The end of a single call to a server, outside of any request, proves nothing."""
+    tracer = telemetry.tracer_provider.get_tracer("sqlalchemy")
+    with running(telemetry, evidence="trace_ended") as (started, pool):
+        with tracer.start_as_current_span("connect", kind=SpanKind.CLIENT):
+            connection = pool.getconn()
+        assert started.leaks.next_deadline() is None
+        pool.putconn(connection)
 
 
 def test_released_in_time(telemetry: Telemetry) -> None:

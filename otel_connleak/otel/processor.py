@@ -8,6 +8,7 @@ from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import SpanKind
 
 from otel_connleak import runtime
 from otel_connleak.guard import failed
@@ -31,7 +32,7 @@ class ConnLeakSpanProcessor(SpanProcessor):
         if parent is not None and not parent.is_remote:
             return
         running = runtime.current
-        if running is None or _is_ours(span):
+        if running is None or _is_no_request(span):
             return
         try:
             loop = _running_loop()
@@ -50,7 +51,7 @@ class ConnLeakSpanProcessor(SpanProcessor):
         if parent is not None and not parent.is_remote:
             return
         context: Any = span.context
-        if running is None or context is None or _is_ours(span):
+        if running is None or context is None or _is_no_request(span):
             return
         try:
             running.root_ended(context.span_id)
@@ -115,6 +116,13 @@ def _call_ended(told: Callable[[int, float, Callable[[], str]], None], span: Rea
         failed("ConnLeakSpanProcessor.on_end")
 
 
-def _is_ours(span: ReadableSpan) -> bool:
+def _is_no_request(span: ReadableSpan) -> bool:
+    """Whether a local root is a span of ours, or a single call.
+
+    Where there is no request, SQLAlchemy's instrumentation makes such a span of the connect: the connection is
+    held afterwards.
+    """
+    if span.kind is SpanKind.CLIENT:
+        return True
     scope = span.instrumentation_scope
     return scope is not None and scope.name == INSTRUMENTATION

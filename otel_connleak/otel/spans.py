@@ -21,6 +21,7 @@ from otel_connleak.connection import Kind
 from otel_connleak.hold import Ending, Hold, Outcome
 from otel_connleak.nested import TransactionHold
 from otel_connleak.otel.attributes import of_connection, of_leak, of_site
+from otel_connleak.otel.belonging import is_part_of
 
 _ROOMY: Final = 64
 """Attributes that a span must have room for: far more than a hold has itself."""
@@ -69,17 +70,15 @@ class HoldSpans:
         hold.trace = span.get_span_context().trace_id
 
     def _acquired_within(self, hold: Hold, outer: Any) -> None:
-        """A transaction or a cursor was opened: its span is within the connection's, if that is in this trace.
-
-        A connection may outlive its request: what another request does on it is in the trace of that.
-        """
-        if hold.kind is Kind.CURSOR and hold.within is not None and hold.within.inner is not None:
-            outer = hold.within.inner.span or outer
+        """A transaction or a cursor was opened: its span is in the connection's, if it is a part of that."""
+        within: Any = hold.within
+        if hold.kind is Kind.CURSOR and within.inner is not None:
+            outer = within.inner.span or outer
         parent = trace.get_current_span().get_span_context()
         links = None
         if outer is not None:
             context = outer if isinstance(outer, SpanContext) else outer.get_span_context()
-            if parent.trace_id in (0, context.trace_id):
+            if is_part_of(within, parent.trace_id):
                 parent = context
             elif context.is_valid:
                 links = [trace.Link(context)]
