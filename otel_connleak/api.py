@@ -9,6 +9,7 @@ from otel_connleak.claim import Leak
 from otel_connleak.connection import Kind
 from otel_connleak.instrumentor import engine
 from otel_connleak.otel import dbapi
+from otel_connleak.totals import FunctionTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,12 @@ class FunctionStats:
         open: of which held now.
         leaked: reported as leaks.
         recovered: of which released after all.
-        longest: the longest hold that has ended.
-        use_time: the sum over all holds that were released.
+        longest: the longest hold of a connection that has ended.
+        use_time: the sum over all holds of connections that were released.
+        transactions: transactions that it began.
+        transactions_open: of which open now.
+        transactions_leaked: of which reported, left open or discarded.
+        discarded: of which lost their writes, because the connection was released without commit.
     """
 
     function: str
@@ -53,6 +58,10 @@ class FunctionStats:
     recovered: int
     longest: float
     use_time: float
+    transactions: int
+    transactions_open: int
+    transactions_leaked: int
+    discarded: int
 
 
 def open_holds() -> list[OpenHold]:
@@ -84,18 +93,41 @@ def leaks() -> list[Leak]:
 
 
 def function_stats() -> list[FunctionStats]:
-    """What each function did with each pool, by name. Any thread."""
+    """What each function did with each pool, by name. Any thread.
+
+    A function that was given its connection, and began a transaction on it, has acquired none itself.
+    """
     running = engine()
     if running is None:
         return []
-    names = tuple(FunctionStats.__slots__)
-    stats = [
-        FunctionStats(**{name: getattr(totals, name) for name in names})
-        for totals in running.registry.totals.all()
+    by_kind: dict[tuple[str, str | None], dict[Kind, FunctionTotals]] = {}
+    for totals in running.registry.totals.all():
         # A helper that only ever acquired for its callers has nothing of its own.
-        if totals.kind is Kind.CONNECTION and (totals.acquired or totals.leaked)
-    ]
+        if totals.acquired or totals.leaked:
+            by_kind.setdefault((totals.function, totals.pool), {})[totals.kind] = totals
+    stats = [_stats(function, pool, kinds) for (function, pool), kinds in by_kind.items()]
     return sorted(stats, key=lambda entry: (entry.function, entry.pool or ""))
+
+
+def _stats(function: str, pool: str | None, kinds: dict[Kind, FunctionTotals]) -> FunctionStats:
+    connections = kinds.get(Kind.CONNECTION) or FunctionTotals(function, pool)
+    transactions = kinds.get(Kind.TRANSACTION) or FunctionTotals(function, pool, Kind.TRANSACTION)
+    return FunctionStats(
+        function=function,
+        pool=pool,
+        acquired=connections.acquired,
+        released=connections.released,
+        lost=connections.lost,
+        open=connections.open,
+        leaked=connections.leaked,
+        recovered=connections.recovered,
+        longest=connections.longest,
+        use_time=connections.use_time,
+        transactions=transactions.acquired,
+        transactions_open=transactions.open,
+        transactions_leaked=transactions.leaked,
+        discarded=transactions.discarded,
+    )
 
 
 def trace_dbapi(module: ModuleType, system: str | None = None) -> None:

@@ -127,7 +127,7 @@ class Engine:
         self._spans = HoldSpans(tracer, self.settings)
         self._queries = queries.QuerySpans(self.registry)
         self.dbapi = TracedModules(self.registry, self.settings, providers)
-        self._metrics = LeakMetrics(meter, self.leaks.unreleased)
+        self._metrics = LeakMetrics(meter, self.leaks.unreleased, self.registry.totals.all)
         self._histograms = Histograms(meter, self._put)
         self._unnecessary = Unnecessary(self.settings.idle_after, self.registry.clock, self._put)
         self._unnecessary.report(self._describe, [write, events.idle])

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from otel_connleak.connection import Account, Kind
-from otel_connleak.hold import CallSite, Hold, Outcome
+from otel_connleak.hold import CallSite, Ending, Hold, Outcome
 from otel_connleak.native import RLock
 
+_DISCARDED: Final = Ending.DISCARDED
 _MOST_FUNCTIONS: Final = 10_000
 """Functions with totals of their own; the rest shares one entry (bounded memory, DESIGN section 6)."""
 OTHER_FUNCTIONS: Final = "(other functions)"
@@ -27,6 +28,7 @@ class FunctionTotals:
     lost: int = 0
     leaked: int = 0
     recovered: int = 0
+    discarded: int = 0
     longest: float = 0.0
     use_time: float = 0.0
 
@@ -38,6 +40,8 @@ class FunctionTotals:
     def ended(self, hold: Hold, sign: int = 1) -> None:
         """Count a hold that was released or lost; ``sign`` -1 takes it back. Under the registry's lock."""
         use = hold.released - hold.acquired
+        if hold.ending is _DISCARDED and hold.within is not None:
+            self.discarded += sign
         if hold.outcome is Outcome.LOST:
             self.lost += sign
         else:

@@ -86,6 +86,7 @@ def test_each_span_is_sent_once(family: Family) -> None:
         "leak parent": 2,
         "hold drop": 1,
         "leak drop": 1,
+        "transaction drop": 1,
         "hold hold_until_reported": 1,
         "leak hold_until_reported": 1,
         "hold use_pool_forever": 0,

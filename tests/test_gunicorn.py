@@ -70,4 +70,5 @@ def test_each_worker_reports_its_own(
     assert sorted(span.name for span in receiver.spans if span.scope == "otel_connleak") == [
         *["hold CustomerRepository.find_customer"] * 2,
         *["leak CustomerRepository.find_customer"] * 2,
+        *["transaction CustomerRepository.find_customer"] * 2,
     ]

@@ -112,7 +112,9 @@ def test_correct_hold_span(story: Story) -> None:
         attributes.pop(f"connleak.{name}") for name in ("server.pid", "use_time", "idle_time", "statements")
     )
 
-    assert attributes == story.site("list_customers", "pool.connection()")
+    assert attributes == story.site("list_customers", "pool.connection()") | {
+        "connleak.transaction.outcome": "committed"
+    }
     assert (hold.kind, hold.status, hold.scope, hold.links) == ("INTERNAL", "UNSET", "otel_connleak", ())
     assert (hold.trace_id, hold.parent_span_id) == (request.trace_id, request.span_id)
     assert hold.resource["service.name"] == "store"
@@ -141,9 +143,11 @@ def test_the_drivers_own_instrumentation_goes_on(story: Story) -> None:
 
 
 def test_query_spans_are_inside_the_hold(story: Story) -> None:
-    """A query span is a child of the hold of its connection."""
+    """A query span is a child of its transaction, and that of the hold of its connection."""
     for request, query in queries_of(story).items():
-        assert query.parent_span_id == story.span(f"hold CustomerRepository.{request}").span_id
+        transaction = story.span(f"transaction CustomerRepository.{request}")
+        assert query.parent_span_id == transaction.span_id
+        assert transaction.parent_span_id == story.span(f"hold CustomerRepository.{request}").span_id
 
 
 def test_dropped_leak_spans(story: Story) -> None:
@@ -232,6 +236,9 @@ def test_nothing_else_is_reported(story: Story) -> None:
         "hold CustomerRepository.think",
         "leak CustomerRepository.find_customer",
         "leak CustomerRepository.think",
+        "transaction CustomerRepository.find_customer",
+        "transaction CustomerRepository.list_customers",
+        "transaction CustomerRepository.think",
     ]
     assert sorted(event.event_name for event in story.events) == [
         "connleak.leak",

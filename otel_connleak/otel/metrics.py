@@ -1,4 +1,4 @@
-"""Counters of leaks (L3). Not on the hot path: a leak is rare, and the rest is read on collection."""
+"""Counters of leaks and of lost writes (L3). Not on the hot path: what is not rare is read on collection."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from otel_connleak import names
 from otel_connleak.claim import Leak
 from otel_connleak.connection import Kind
+from otel_connleak.totals import FunctionTotals
 
 type Unreleased = Callable[[], Counter[tuple[str, str | None, Kind]]]
 
@@ -17,13 +18,19 @@ type Unreleased = Callable[[], Counter[tuple[str, str | None, Kind]]]
 class LeakMetrics:
     """``connleak.leaks`` counts reports; ``connleak.leaks.open`` is how many are unreleased now.
 
+    ``connleak.transactions.discarded`` counts all of them, reported or not.
+
     Args:
         meter: the meter of the provider in use.
         unreleased: reported and unreleased leaks by function, pool and kind.
+        totals: what each function did with each pool.
     """
 
-    def __init__(self, meter: Meter, unreleased: Unreleased) -> None:
+    def __init__(
+        self, meter: Meter, unreleased: Unreleased, totals: Callable[[], list[FunctionTotals]]
+    ) -> None:
         self._unreleased: Unreleased | None = unreleased
+        self._totals = totals
         self._known: set[tuple[str, str | None, Kind]] = set()
         self._leaks = meter.create_counter(
             names.LEAKS_METRIC, unit="{leak}", description="Leaks reported, by the function to blame."
@@ -33,6 +40,12 @@ class LeakMetrics:
             [self._observe],
             unit="{leak}",
             description="Reported leaks that are unreleased now.",
+        )
+        meter.create_observable_counter(
+            names.DISCARDED_METRIC,
+            [self._observe_discarded],
+            unit="{transaction}",
+            description="Transactions whose writes were lost because their connection was released.",
         )
 
     def leak(self, leak: Leak) -> None:
@@ -54,6 +67,13 @@ class LeakMetrics:
         self._known.update(counts)
         for function, pool, kind in sorted(self._known, key=str):
             yield Observation(counts[function, pool, kind], _attributes(function, pool, kind))
+
+
+    def _observe_discarded(self, _options: CallbackOptions) -> Iterable[Observation]:
+        for totals in self._totals() if self._unreleased is not None else ():
+            if totals.discarded:
+                attributes = _attributes(totals.function, totals.pool, totals.kind)
+                yield Observation(totals.discarded, attributes)
 
 
 def _attributes(function: str, pool: str | None, kind: Kind) -> dict[str, str]:

@@ -106,10 +106,10 @@ def _report(record: ReadableLogRecord) -> Report:
 
 
 def acquired() -> int:
-    """How many holds there have been."""
+    """How many holds of connections there have been."""
     return sum(stats.acquired for stats in function_stats())
 
 
 def held() -> int:
-    """How many holds there are."""
-    return len(open_holds())
+    """How many holds of connections there are."""
+    return sum(hold.resource == "connection" for hold in open_holds())
