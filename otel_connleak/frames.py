@@ -107,9 +107,14 @@ def bridged_frames(coroutines: Iterable[Any]) -> Iterator[FrameType]:
         while waiting is not None:
             frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
             if frame is not None:
-                for greenlet in _greenlets_among(local_values(frame)):
-                    yield from greenlet_frames(greenlet)
+                yield from bridged_from(frame)
             waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+
+
+def bridged_from(frame: FrameType) -> Iterator[FrameType]:
+    """The frames of the suspended greenlets that are in the local variables of a frame."""
+    for greenlet in _greenlets_among(local_values(frame)):
+        yield from greenlet_frames(greenlet)
 
 
 def bridged_to() -> FrameType | None:

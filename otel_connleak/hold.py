@@ -146,7 +146,11 @@ class Hold:
         statement: the last statement as the application gave it; turned to text in a report only.
         verb: what the driver call does that is running, as far as it is known.
         within: the connection's hold, where a transaction or a cursor of it is held; else None.
+        untold: its transactions are no holds: a framework's test is one from its begin to its end.
+        begun_by: whose block the next transaction of this connection is, where that is known before it begins.
         inner: the hold of the connection's open transaction (`TransactionHold`), or None.
+        unsettled: writes of calls that were not over when they returned: nobody knows yet whether they are in a
+            transaction.
         cursors: the holds of its open cursors, or None while there was none.
         ending: how the transaction ended, or the last one of a connection.
         trace: trace id of the acquire, 0 where there is none.
@@ -172,7 +176,10 @@ class Hold:
     statement: Any = None
     verb: Verb = Verb.NONE
     within: Hold | None = None
+    untold: bool = False
+    begun_by: Origin | None = None
     inner: Any = None
+    unsettled: int = 0
     cursors: list[Hold] | None = None
     ending: Ending = Ending.NONE
     trace: int = 0

@@ -7,6 +7,7 @@ and none of ours comes out (promise 1 of DESIGN section 6). An adapter that need
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from otel_connleak.connection import Tracked
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
 from otel_connleak.nesting import connects_for_a_pool, inside
+from otel_connleak.transactions import error_now, exception_in_flight
 
 
 class Hooks(CallHooks):
@@ -116,9 +118,11 @@ class Hooks(CallHooks):
     ) -> Any:
         """The same for a coroutine function."""
 
-        @functools.wraps(original)
-        async def release(*args: Any, **kwargs: Any) -> Any:
+        async def release(args: Any, kwargs: Any, error: int) -> Any:
+            token = exception_in_flight.set(error) if error else None
             hold = self._releasing(subject, at, args, kwargs)
+            if token is not None:
+                exception_in_flight.reset(token)
             if hold is None:
                 return await original(*args, **kwargs)
             try:
@@ -129,7 +133,12 @@ class Hooks(CallHooks):
             self._ended(hold)
             return result
 
-        return release
+        @functools.wraps(original)
+        def released(*args: Any, **kwargs: Any) -> Any:
+            # It may run in a task of its own (`asyncio.shield`), which an exception in flight does not reach.
+            return release(args, kwargs, error_now())
+
+        return inspect.markcoroutinefunction(released)
 
     def connects(self, original: Any) -> Any:
         """For a function of a pool that connects on the pool's own account: that is no hold."""

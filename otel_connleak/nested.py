@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otel_connleak.hold import Hold
+from otel_connleak.verbs import Verb
 
 type _Figures = tuple[float, int, float, Any]
 
@@ -65,6 +66,7 @@ class TransactionHold(NestedHold):
     Attributes:
         writes: statements that have written, and would be lost with it.
         aborted: the server refuses everything but its end.
+        savepoints: the number of writes at each savepoint that was set, the last one last.
         prepared: it is prepared for two-phase commit, and the server keeps it without the connection.
         block: a block of a framework is its end, and not what the driver says.
         decided: how it ends, decided when the connection was about to be released.
@@ -73,10 +75,22 @@ class TransactionHold(NestedHold):
 
     writes: int = 0
     aborted: bool = False
+    savepoints: list[int] | None = None
     prepared: bool = False
     block: bool = False
     decided: Any = None
     error_before: int = 0
+
+    def count(self, verb: Verb) -> None:
+        """A call has gone well: what is rolled back to a savepoint is not written any more."""
+        if verb is Verb.WRITE:
+            self.writes += 1
+        elif verb is Verb.SAVEPOINT:
+            self.savepoints = [*(self.savepoints or ()), self.writes]
+        elif self.savepoints and verb is Verb.RELEASE:
+            self.savepoints.pop()
+        elif self.savepoints and verb is Verb.ROLLBACK_TO:
+            self.writes = self.savepoints[-1]
 
     long_lived: Any = property(
         lambda self: self._long_lived or not self.calls,

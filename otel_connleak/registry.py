@@ -228,8 +228,6 @@ class Registry(OpenHolds):
             lock.release()
         return True
 
-    # --- driver calls --------------------------------------------------------------------------------------
-
     def called(
         self,
         hold: Hold,
@@ -260,6 +258,8 @@ class Registry(OpenHolds):
         if inner is None:
             if status is not _IDLE:
                 self.transactions.changed(hold, verb, status, error, started)
+            elif hold.unsettled:
+                hold.unsettled = 0
         elif status is not _OPEN or error is not None or inner.aborted:
             self.transactions.changed(hold, verb, status, error, started)
         elif verb is _WRITE:

@@ -7,26 +7,34 @@ whose call did that. The registry calls `changed` only where a call may have beg
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
+from otel_connleak.blocks import is_running
 from otel_connleak.connection import Kind, Tracked, Transaction, tracked_of
 from otel_connleak.drivers import driver_of
 from otel_connleak.guard import failed
-from otel_connleak.hold import Ending, Hold
+from otel_connleak.hold import Ending, Hold, Origin
 from otel_connleak.nested import CursorHold, NestedHold, TransactionHold
 from otel_connleak.verbs import Verb
 
-exception_in_flight: Final[ContextVar[bool]] = ContextVar("otel_connleak_exception_in_flight", default=False)
-"""True while an exception leaves a block whose connection is released in another task, or another greenlet:
-there `sys.exception` knows nothing of it."""
+exception_in_flight: Final[ContextVar[int]] = ContextVar("otel_connleak_exception_in_flight", default=0)
+"""Identity of an exception that leaves a block whose connection is released in another task, or another
+greenlet: there `sys.exception` knows nothing of it. True is one that nobody has handled before; 0 is none."""
 
 _ENDS: Final = frozenset({Verb.COMMIT, Verb.ROLLBACK, Verb.COMMIT_PREPARED, Verb.ROLLBACK_PREPARED})
 _COMMITS: Final = frozenset({Verb.COMMIT, Verb.COMMIT_PREPARED})
 _BEGUN: Final = frozenset({Transaction.OPEN, Transaction.ABORTED})
+
+
+def error_now() -> int:
+    """Identity of the exception that is being handled here, or that leaves a block; 0 if there is none."""
+    error = sys.exception()
+    return 0 if error is None else id(error)
 
 
 class Discarded(NamedTuple):
@@ -41,8 +49,9 @@ class Holds(Protocol):
     clock: Callable[[], float]
 
     def open(
-        self, source: str, tracked: Tracked, frame: Any, make: Callable[..., Hold], at: float | None = None
-    ) -> Hold:
+        self, source: str, tracked: Tracked, frame: Any, make: Callable[..., Hold], at: float | None = None,
+        origin: Origin | None = None,
+    ) -> Hold:  # fmt: skip
         """Open a hold of what is known already."""
 
     def over(self, hold: Hold, at: float | None = None) -> None:
@@ -73,12 +82,12 @@ class Transactions:
             started: monotonic seconds of its begin.
             spent: seconds that the call took which began it and has been counted; None before that call.
         """
-        error = sys.exception()
         make = functools.partial(TransactionHold, hold, spent)
-        holds = self._holds
-        inner: Any = holds.open(hold.source, _transactions_of(hold), sys._getframe(1), make, started)
-        if error is not None:
-            inner.error_before = id(error)
+        holds, frame, origin = self._holds, sys._getframe(1), hold.begun_by
+        if origin is not None and not is_running(origin, frame):
+            origin = None  # it has left the block to somebody else
+        inner: Any = holds.open(hold.source, _transactions_of(hold), frame, make, started, origin)
+        inner.error_before = error_now()
         hold.inner = inner
         return inner  # type: ignore[no-any-return]  # what ``make`` makes
 
@@ -87,7 +96,7 @@ class Transactions:
 
         Only where somebody makes a span of the statement; else the transaction begins after the call.
         """
-        if hold.inner is None and driver_of(connection).begins(connection, statement):
+        if hold.inner is None and not hold.untold and driver_of(connection).begins(connection, statement):
             self.begin(hold, self._holds.clock())
 
     # --- what a call has done ------------------------------------------------------------------------------
@@ -105,18 +114,27 @@ class Transactions:
             started: monotonic seconds of its start.
         """
         inner: TransactionHold | None = hold.inner
+        if (
+            status is Transaction.ACTIVE
+        ):  # rows are streamed or copied: a further call tells whether it is open
+            if error is None and inner is not None:
+                inner.count(verb)
+            elif error is None and verb is Verb.WRITE:
+                hold.unsettled += 1
+            return
         if inner is None:
-            if status not in _BEGUN or verb in _ENDS:
+            if status not in _BEGUN or verb in _ENDS or hold.untold:
                 return
             inner = self.begin(hold, started, hold.last_call - started)
-        elif status is Transaction.ACTIVE or (status is Transaction.UNKNOWN and error is None):
+        elif status is Transaction.UNKNOWN and error is None:
             return
         elif status not in _BEGUN or (verb in _ENDS and error is None):
             self._ended_by_call(hold, inner, verb, error)
             return
         inner.aborted = status is Transaction.ABORTED or (error is not None and _aborts(hold, error))
-        if verb is Verb.WRITE and error is None:
-            inner.writes += 1
+        inner.writes, hold.unsettled = inner.writes + hold.unsettled, 0
+        if error is None:
+            inner.count(verb)
 
     def _ended_by_call(
         self, hold: Hold, inner: TransactionHold, verb: Verb, error: BaseException | None
@@ -262,11 +280,16 @@ def _transactions_of(hold: Hold) -> Tracked:
 
 
 def _aborts(hold: Hold, error: BaseException) -> bool:
-    """Whether PostgreSQL has aborted the transaction with this error, which asyncpg does not tell."""
-    return hold.tracked.facts.system == "postgresql" and getattr(error, "sqlstate", None) is not None
+    """Whether PostgreSQL has aborted the transaction with this error, which asyncpg does not tell.
+
+    It has where a call was interrupted, too: the driver lets the server cancel it.
+    """
+    interrupted = isinstance(error, TimeoutError | asyncio.CancelledError)
+    told = interrupted or getattr(error, "sqlstate", None) is not None
+    return told and hold.tracked.facts.system == "postgresql"
 
 
 def _in_flight(inner: TransactionHold) -> bool:
     """Whether an exception is the reason for the release: none that was being handled before the begin."""
-    error = sys.exception()
-    return exception_in_flight.get() or (error is not None and id(error) != inner.error_before)
+    found = error_now() or exception_in_flight.get()
+    return bool(found) and found != inner.error_before

@@ -29,9 +29,12 @@ class Verb(enum.Enum):
     COMMIT = "commit"
     ROLLBACK = "rollback"
     PREPARE = "prepare"
-    """The first phase of two: the transaction leaves the connection, and the server keeps it."""
+    """The first phase of two: the server keeps the transaction, without the connection."""
     COMMIT_PREPARED = "commit prepared"
     ROLLBACK_PREPARED = "rollback prepared"
+    SAVEPOINT = "savepoint"
+    RELEASE = "release savepoint"
+    ROLLBACK_TO = "rollback to savepoint"
 
 
 LONGEST: Final = 10_000
@@ -71,20 +74,18 @@ _WORDS: Final = {
         "NOTIFY IMPORT".split(),
         Verb.WRITE,
     ),
-    "COMMIT": Verb.COMMIT,
-    "END": Verb.COMMIT,
-    "ROLLBACK": Verb.ROLLBACK,
-    "ABORT": Verb.ROLLBACK,
+    **dict.fromkeys(("COMMIT", "END"), Verb.COMMIT),
+    **dict.fromkeys(("ROLLBACK", "ABORT"), Verb.ROLLBACK),
+    **{verb.name: verb for verb in (Verb.SAVEPOINT, Verb.RELEASE)},
 }
 """First words that are not `Verb.READ`, if nothing below says something else."""
-
 _FOLLOWED: Final = {
     "BEGIN": ((re.compile(_BEGINS, _FLAGS), Verb.BEGIN),),
     "START": ((_next("TRANSACTION"), Verb.BEGIN),),
     "COMMIT": ((_next("PREPARED"), Verb.COMMIT_PREPARED),),
     "ROLLBACK": (
         (_next("PREPARED"), Verb.ROLLBACK_PREPARED),
-        (_next(rf"(?:(?:WORK|TRAN|TRANSACTION){_GAP})?TO"), Verb.READ),
+        (_next(rf"(?:(?:WORK|TRAN|TRANSACTION){_GAP})?TO"), Verb.ROLLBACK_TO),
     ),
     "PREPARE": ((_next(rf"TRANSACTION\b(?!{_MAYBE}(?:AS\b|\())"), Verb.PREPARE),),
     "XA": (
@@ -113,7 +114,6 @@ _FOLLOWED: Final = {
     "SECURITY": ((_next("LABEL"), Verb.WRITE),),
 }
 """What follows a first word and gives the statement another meaning."""
-
 _WITH_WRITES = re.compile(
     r"(?:\bAS\s*+(?:(?:NOT\s++)?MATERIALIZED\s*+)?\(|\))\s*+"
     r"(?:INSERT|UPDATE|DELETE|MERGE|REPLACE\s++INTO)\b(?!\s*+[(),.])",

@@ -101,6 +101,19 @@ def test_begins_with_the_statement(core: Core) -> None:
         ([(INSERT, OPEN, None), ("PREPARE TRANSACTION 'a'", NONE, None)], Ending.OPEN),
         (
             [
+                ("SAVEPOINT a", OPEN, None),
+                (INSERT, OPEN, None),
+                ("ROLLBACK TO a", OPEN, None),
+                ("RELEASE a", OPEN, None),
+            ],
+            Ending.ROLLED_BACK,
+        ),
+        (
+            [(INSERT, Transaction.ACTIVE, None), (SELECT, NONE, None), (SELECT, OPEN, None)],
+            Ending.ROLLED_BACK,
+        ),
+        (
+            [
                 (INSERT, OPEN, None),
                 ("PREPARE TRANSACTION 'a'", NONE, None),
                 (SELECT, NONE, None),
@@ -215,6 +228,26 @@ def test_nothing_to_discard(core: Core, statement: str, status: Transaction) -> 
     assert core.reported == []
 
 
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [("SAVEPOINT a", OPEN), (INSERT, OPEN), ("RELEASE a", OPEN)],
+        [(INSERT, OPEN), ("SAVEPOINT a", OPEN), (INSERT, OPEN), ("ROLLBACK TO a", OPEN)],
+        [(INSERT, Transaction.ACTIVE), (SELECT, OPEN)],
+        [(SELECT, OPEN), (INSERT, Transaction.ACTIVE), (SELECT, OPEN)],
+    ],
+)
+def test_what_was_written(core: Core, calls: list[tuple[str, Transaction]]) -> None:
+    """Savepoints take back only what came after them; a call that is not over when it returns counts too."""
+    connection = core.pool.getconn()
+    for call in calls:
+        core.pool.execute(connection, *call)
+    core.pool.putconn(connection)
+    core.after(0.0)
+
+    assert [leak.writes for leak in core.reports] == [1]
+
+
 @pytest.mark.parametrize("setting", [{"evidence": "dropped"}, {"ignore": "*.forget_commit"}])
 def test_discarded_is_not_wanted(setting: dict[str, str]) -> None:
     """Who does not want to be told is not told."""
@@ -256,7 +289,7 @@ def test_exception_of_somebody_else(core: Core) -> None:
 
 def test_exception_in_another_task(core: Core) -> None:
     """Where the release runs in another task or greenlet, a context variable tells of the exception."""
-    token = exception_in_flight.set(True)
+    token = exception_in_flight.set(1)
     try:
         forget_commit(core.pool)
     finally:

@@ -48,7 +48,8 @@ class PsycopgPoolAdapter:
         replace(ConnectionPool, "putconn", self._putconn)
         replace(ConnectionPool, "_connect", hooks.connects)
         replace(AsyncConnectionPool, "getconn", self._async_getconn)
-        replace(AsyncConnectionPool, "putconn", self._async_putconn)
+        putconn = functools.partial(hooks.releases_async, at=1, refuses=True)
+        replace(AsyncConnectionPool, "putconn", putconn)
         replace(AsyncConnectionPool, "_connect", hooks.connects_async)
 
     def uninstall(self) -> None:
@@ -123,32 +124,6 @@ class PsycopgPoolAdapter:
             return connection
 
         return getconn
-
-    def _async_putconn(self, original: Any) -> Any:
-        patches, release, released = self._patches, self._registry.release, self._registry.released
-
-        @functools.wraps(original)
-        async def putconn(pool: Any, conn: Any) -> Any:
-            hold = None
-            if patches.active:
-                try:
-                    hold = release(_SOURCE, conn)
-                except Exception:
-                    failed("psycopg_pool putconn")
-            if hold is None:
-                return await original(pool, conn)
-            try:
-                result = await original(pool, conn)
-            except BaseException:
-                self._refused(hold)
-                raise
-            try:
-                released(hold)
-            except Exception:
-                failed("psycopg_pool putconn")
-            return result
-
-        return putconn
 
 
 def _record(reference: weakref.ref[Any], _facts: Facts) -> Pool:
