@@ -7,7 +7,7 @@ of it a savepoint took back, what an error has aborted.
 import os
 from dataclasses import dataclass, field
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from otel_connleak.connection import Transaction
@@ -91,6 +91,7 @@ class Session:
         return 0 if self.aborted else sum(self.statements or ())
 
 
+INSERT = "INSERT INTO t VALUES (1)"
 STATEMENTS = st.sampled_from(
     "INSERT INTO t VALUES (1)|SELECT 1|BEGIN|COMMIT|ROLLBACK|SAVEPOINT a|RELEASE a|ROLLBACK TO a".split("|")
 )
@@ -104,7 +105,11 @@ def repository(core: Core, connection: Connection, session: Session, statement: 
     core.pool.execute(connection, statement, status, error)
 
 
+RELEASED = [(word, 1) for word in ("SAVEPOINT a", INSERT, "SAVEPOINT a", "RELEASE a", "ROLLBACK TO a")]
+
+
 @HISTORIES
+@example(autocommit=False, calls=RELEASED, fails=False)
 @given(autocommit=st.booleans(), calls=CALLS, fails=st.booleans())
 def test_any_history(autocommit: bool, calls: list[tuple[str, int]], fails: bool) -> None:
     """A report says how many writes the server has lost; there is none if an exception was in flight."""
