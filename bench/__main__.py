@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.calls import CAN_BE_PINNED, one_processor
 from tests.support.postgres import embedded_postgres
 
-MEASURED = "getconn/putconn"
-"""The cycle that the limits are about."""
+HOLD = "getconn/putconn"
+"""The cycle that the limits of acquire and release are about."""
+CALL = "execute" if CAN_BE_PINNED else "execute, answered at once"
+"""What the limits of driver calls are about: the real call, where that can be timed (see `bench.calls`)."""
 DEADLINE = 120.0
 """Seconds for one configuration; it takes about ten."""
 TRIES = 3
@@ -21,18 +24,34 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration: its name for `bench.worker`, and what its cost may be, in bare recorded spans."""
+    """One configuration, and what something may cost in it, in bare recorded spans.
 
+    Attributes:
+        worker: the module that measures.
+        measured: what of all that it measures the limit is about.
+        configuration: the worker's name for it.
+        title: a name for people.
+        limit: what makes the benchmark fail.
+        goal: what it should be.
+    """
+
+    worker: str
+    measured: str
     configuration: str
     title: str
     limit: float
     goal: float
 
 
-CASES = [
-    Case("recorded", "everything on, recorded", 2.0, 1.25),
-    Case("unsampled", "in an unsampled trace", 0.5, 0.25),
-    Case("no_sdk", "without an SDK", 0.4, 0.2),
+HOLDS = [
+    Case("bench.worker", HOLD, "recorded", "everything on, recorded", 2.0, 1.25),
+    Case("bench.worker", HOLD, "unsampled", "in an unsampled trace", 0.5, 0.25),
+    Case("bench.worker", HOLD, "no_sdk", "without an SDK", 0.4, 0.2),
+]
+CALLS = [
+    Case("bench.calls", CALL, "recorded", "everything on, recorded", 0.15, 0.15),
+    Case("bench.calls", CALL, "unsampled", "in an unsampled trace", 0.15, 0.15),
+    Case("bench.calls", CALL, "no_sdk", "without an SDK", 0.15, 0.15),
 ]
 
 
@@ -42,12 +61,13 @@ class Result:
 
     case: Case
     ratios: dict[str, float]
+    added: dict[str, float]
     microseconds: dict[str, float]
 
     @property
     def ratio(self) -> float:
-        """What the instrumentation adds to the cycle of the limits, in bare recorded spans."""
-        return self.ratios[MEASURED]
+        """What the instrumentation adds to what the limit is about, in bare recorded spans."""
+        return self.ratios[self.case.measured]
 
     @property
     def verdict(self) -> str:
@@ -64,11 +84,11 @@ def measure(case: Case, dsn: str) -> Result:
         subprocess.CalledProcessError: it failed; its message is on stderr.
         subprocess.TimeoutExpired: it did not end.
     """
-    command = [sys.executable, "-m", "bench.worker", case.configuration, dsn]
+    command = [sys.executable, "-m", case.worker, case.configuration, dsn]
     root = Path(__file__).parent.parent
     done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=True, timeout=DEADLINE)
     figures: dict[str, Any] = json.loads(done.stdout)
-    return Result(case, figures["ratios"], figures["microseconds"])
+    return Result(case, figures["ratios"], figures["added"], figures["microseconds"])
 
 
 def measure_within_limit(case: Case, dsn: str) -> Result:
@@ -80,24 +100,25 @@ def measure_within_limit(case: Case, dsn: str) -> Result:
 
 
 def print_table(results: list[Result]) -> None:
-    """Print the figures for people."""
-    print(f"What otel-connleak adds to a psycopg_pool {MEASURED} cycle, in bare recorded spans")
-    print(f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}\n")
-    print(f"{'':26}{'ratio':>8}{'limit':>8}{'goal':>8}  verdict")
+    """Print the figures of one worker for people."""
+    print(f"\n{results[0].case.measured:32}{'µs':>8}{'ratio':>8}{'limit':>8}{'goal':>8}  verdict")
     for result in results:
         case = result.case
-        print(f"{case.title:26}{result.ratio:8.2f}{case.limit:8.2f}{case.goal:8.2f}  {result.verdict}")
-    print("\nFor information: microseconds of a whole cycle (plain → instrumented), and the added ratio")
-    print(f"{'':26}" + "".join(f"{result.case.configuration:>24}" for result in results))
+        print(
+            f"{case.title:32}{result.added[case.measured]:8.1f}{result.ratio:8.2f}"
+            f"{case.limit:8.2f}{case.goal:8.2f}  {result.verdict}"
+        )
+    print("\nFor information: microseconds of a whole cycle (plain → instrumented), and the ratio")
+    print(f"{'':32}" + "".join(f"{result.case.configuration:>24}" for result in results))
     bare = "".join(f"{result.microseconds['bare span']:24.1f}" for result in results)
-    print(f"{'bare recorded span':26}{bare}")
+    print(f"{'bare recorded span':32}{bare}")
     for name in results[0].ratios:
         cells = (
             f"{result.microseconds[name]:.1f} → {result.microseconds[f'{name} instrumented']:.1f}"
             f"  {result.ratios[name]:5.2f}"
             for result in results
         )
-        print(f"{name:26}" + "".join(f"{cell:>24}" for cell in cells))
+        print(f"{name:32}" + "".join(f"{cell:>24}" for cell in cells))
 
 
 def as_json(results: list[Result]) -> str:
@@ -105,7 +126,7 @@ def as_json(results: list[Result]) -> str:
     cases = [
         asdict(result.case)
         | {"ratio": result.ratio, "verdict": result.verdict}
-        | {"ratios": result.ratios, "microseconds": result.microseconds}
+        | {"ratios": result.ratios, "added": result.added, "microseconds": result.microseconds}
         for result in results
     ]
     return json.dumps({"python": platform.python_version(), "cases": cases}, indent=2)
@@ -117,12 +138,18 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     with embedded_postgres() as dsn:
-        results = [measure_within_limit(case, dsn) for case in CASES]
+        holds = [measure_within_limit(case, dsn) for case in HOLDS]
+    with one_processor(), embedded_postgres() as dsn:
+        calls = [measure_within_limit(case, dsn) for case in CALLS]
     if arguments.json:
-        print(as_json(results))
+        print(as_json(holds + calls))
     else:
-        print_table(results)
-    return int(any(result.ratio > result.case.limit for result in results))
+        print("What otel-connleak adds, in microseconds and in bare recorded spans, to acquire and release")
+        print("with psycopg_pool, and to a driver call of psycopg in an open transaction")
+        print(f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}")
+        print_table(holds)
+        print_table(calls)
+    return int(any(result.ratio > result.case.limit for result in holds + calls))
 
 
 if __name__ == "__main__":

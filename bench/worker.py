@@ -1,4 +1,4 @@
-"""One process of the benchmark, with one configuration of OpenTelemetry; prints its figures as JSON.
+"""One process of the benchmark: what acquire and release cost; prints its figures as JSON.
 
 Its arguments are the configuration (``recorded``, ``unsampled`` or ``no_sdk``) and a connection string.
 """
@@ -19,8 +19,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from bench import application
-from bench.timing import Work, added, repeat, repeat_async, time_in_turn
+from bench.timing import Work, added, added_undisturbed, repeat, repeat_async, time_in_turn
 from otel_connleak import ConnLeakInstrumentor
+from otel_connleak.instrumentor import engine
 
 ATTRIBUTES: dict[str, str | int | float] = {
     "code.function.name": "bench.application.getconn_and_putconn",
@@ -69,9 +70,15 @@ def configure(configuration: str) -> Callable[[], object]:
 
 @contextmanager
 def instrumented() -> Iterator[None]:
-    """Switch the instrumentation on, all of it, as the launcher does."""
+    """Switch the instrumentation on, all of it, as the launcher does.
+
+    Raises:
+        RuntimeError: it could not start, which an application does not notice: its cost would be nothing.
+    """
     ConnLeakInstrumentor().instrument()
     try:
+        if engine() is None:
+            raise RuntimeError("the instrumentation has not started")
         yield
     finally:
         ConnLeakInstrumentor().uninstrument()
@@ -85,19 +92,26 @@ def request() -> AbstractContextManager[object]:
 def in_request(work: Work) -> Work:
     """Work that is done inside of one request."""
 
-    def cycles(count: int) -> None:
+    def cycles(count: int) -> float:
         with request():
-            work(count)
+            return work(count)
 
     return cycles
 
 
-def measure(configuration: str, dsn: str) -> dict[str, object]:
-    """Time everything in one configuration.
+def compare(
+    configuration: str, cycles: dict[str, Work], *, undisturbed: bool = False
+) -> dict[str, dict[str, float]]:
+    """Time work without and with the instrumentation in one configuration, and a bare recorded span.
+
+    Args:
+        configuration: of OpenTelemetry.
+        cycles: the work, by name.
+        undisturbed: whether the figures are those of undisturbed rounds; else they are medians.
 
     Returns:
-        ``ratios`` (what a cycle costs more than without the instrumentation, in bare recorded spans) and
-        ``microseconds`` of each cycle, both by name.
+        ``ratios`` (what a cycle costs more than without the instrumentation, in bare recorded spans),
+        ``added`` (the same in microseconds) and ``microseconds`` of each cycle, all by name.
     """
     flush = configure(configuration)
     bare, bare_batch = make_tracer_provider(
@@ -112,20 +126,7 @@ def measure(configuration: str, dsn: str) -> dict[str, object]:
         flush()
         bare_batch.force_flush()
 
-    loop = asyncio.new_event_loop()
-    pool = ConnectionPool(dsn, min_size=2, max_size=2, name="bench", open=True)
-    async_pool = AsyncConnectionPool(dsn, min_size=2, max_size=2, name="bench-async", open=False)
     try:
-        pool.wait()
-        loop.run_until_complete(async_pool.open(wait=True))
-        cycles = {
-            "getconn/putconn": repeat(lambda: application.getconn_and_putconn(pool)),
-            "connection()": repeat(lambda: application.with_connection(pool)),
-            "async getconn/putconn": repeat_async(
-                loop, lambda: application.async_getconn_and_putconn(async_pool)
-            ),
-            "async connection()": repeat_async(loop, lambda: application.async_with_connection(async_pool)),
-        }
         series = time_in_turn(
             {name: in_request(work) for name, work in cycles.items()}
             | {"bare span": in_request(repeat(bare_span))},
@@ -133,15 +134,48 @@ def measure(configuration: str, dsn: str) -> dict[str, object]:
             instrumented,
             between,
         )
+    finally:
+        bare.shutdown()
+    compared = {
+        name: (added_undisturbed if undisturbed else added)(series, f"{name} instrumented", name, "bare span")
+        for name in cycles
+    }
+    return {
+        "ratios": {name: more.ratio for name, more in compared.items()},
+        "added": {name: more.seconds * 1e6 for name, more in compared.items()},
+        "microseconds": {
+            name: (times.undisturbed if undisturbed else times.typical) * 1e6
+            for name, times in series.items()
+        },
+    }
+
+
+def measure(configuration: str, dsn: str) -> dict[str, dict[str, float]]:
+    """Time the cycles of acquire and release in one configuration."""
+    loop = asyncio.new_event_loop()
+    pool = ConnectionPool(dsn, min_size=2, max_size=2, name="bench", open=True)
+    async_pool = AsyncConnectionPool(dsn, min_size=2, max_size=2, name="bench-async", open=False)
+    try:
+        pool.wait()
+        loop.run_until_complete(async_pool.open(wait=True))
+        figures = compare(
+            configuration,
+            {
+                "getconn/putconn": repeat(lambda: application.getconn_and_putconn(pool)),
+                "connection()": repeat(lambda: application.with_connection(pool)),
+                "async getconn/putconn": repeat_async(
+                    loop, lambda: application.async_getconn_and_putconn(async_pool)
+                ),
+                "async connection()": repeat_async(
+                    loop, lambda: application.async_with_connection(async_pool)
+                ),
+            },
+        )
         loop.run_until_complete(async_pool.close())
     finally:
         pool.close()
         loop.close()
-        bare.shutdown()
-    return {
-        "ratios": {name: added(series, f"{name} instrumented", name, "bare span") for name in cycles},
-        "microseconds": {name: times.typical * 1e6 for name, times in series.items()},
-    }
+    return figures
 
 
 if __name__ == "__main__":
