@@ -114,3 +114,19 @@ def test_repeats_are_counted(pool: ConnectionPool[Any], dsn: str, reports: Repor
     assert len({leak.id for leak in reports.leaks()}) == 3
     assert reports.telemetry.value("connleak.transactions.discarded") == 3
     assert rows(dsn) == []
+
+
+def test_instrumented_again(dsn: str, reports: Reports) -> None:
+    """An instrument keeps the callback that it was made with: it tells of the instrumentation that runs."""
+    for number in range(2):
+        with (
+            reports.telemetry.instrumented(grace=0.1),
+            ConnectionPool(dsn, min_size=1, max_size=1, name="orders", open=True) as pool,
+        ):
+            with pool.connection() as connection:
+                connection.execute("DROP TABLE IF EXISTS discarded")
+                connection.execute("CREATE TABLE discarded (number int)")
+            insert(pool, number, commit=False)
+            reports.settle()
+            assert reports.telemetry.value("connleak.transactions.discarded") == 1
+    assert reports.telemetry.points("connleak.transactions.discarded") == []

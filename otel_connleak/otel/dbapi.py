@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from otel_connleak import pep249
-from otel_connleak.config import Settings
+from otel_connleak.call_hooks import METHODS
 from otel_connleak.connection import Tracked
 from otel_connleak.guard import failed
 from otel_connleak.hooks import Hooks
@@ -62,13 +62,11 @@ class TracedModules:
 
     Args:
         registry: is told of the holds.
-        settings: whether statements are kept.
         providers: ``tracer_provider`` and ``meter_provider`` are for the query spans.
     """
 
-    def __init__(self, registry: Registry, settings: Settings, providers: dict[str, Any]) -> None:
+    def __init__(self, registry: Registry, providers: dict[str, Any]) -> None:
         self._registry = registry
-        self._settings = settings
         self._providers = {name: providers.get(name) for name in ("tracer_provider", "meter_provider")}
         self._with_adapter: Collection[str] = ()
         self._traced: dict[ModuleType, _TracedModule] = {}
@@ -94,7 +92,7 @@ class TracedModules:
             if module in self._traced or module not in _requested:
                 return
             system = _requested[module]
-            traced = _TracedModule(module, system, self._registry, self._settings, self._providers)
+            traced = _TracedModule(module, system, self._registry, self._providers)
             try:
                 traced.install()
                 self._traced[module] = traced
@@ -129,13 +127,11 @@ class _TracedModule:
         module: ModuleType,
         system: str | None,
         registry: Registry,
-        settings: Settings,
         providers: dict[str, Any],
     ) -> None:
         self._module = module
         self._system = system
         self._registry = registry
-        self._settings = settings
         self._providers = providers
         self._patches = Patches()
         self._hooks = Hooks(_SOURCE, registry, self._patches)
@@ -152,7 +148,8 @@ class _TracedModule:
         self._told = Told(
             lambda: self._patches.active,
             calls(_call, pep249.transaction),
-            calls(_query, pep249.transaction, statement=self._settings.statements != "off"),
+            calls(_query, pep249.transaction, statement=True),
+            {name: calls(_call, pep249.transaction, verb=verb) for name, verb in METHODS.items()},
             self._hooks.releases(_close),
             self._left,
         )

@@ -7,7 +7,7 @@ is timed, that what a call returns keeps the proxy alive, and that ``with`` mean
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final
@@ -33,7 +33,8 @@ class Told:
     Attributes:
         active: whether anybody listens. If not, the proxies pass everything through.
         call: a connection's proxy calls the driver: the proxy, the driver's bound method, its arguments.
-        query: the same with a statement in front of the method, for the reports.
+        query: the same with a statement in front of the method.
+        ends: the same as ``call``, for the methods that end a transaction, by their names.
         close: the proxy's connection is closed: the proxy, the arguments.
         left: a ``with`` block of the proxy has been left.
     """
@@ -41,6 +42,7 @@ class Told:
     active: Callable[[], bool]
     call: Callable[..., Any]
     query: Callable[..., Any]
+    ends: Mapping[str, Callable[..., Any]]
     close: Callable[..., Any]
     left: Callable[[Any], None]
 
@@ -57,7 +59,9 @@ class TracedConnection(TracedConnectionProxy[Any]):
 
     _self_is_traced = True
     """The mark by which `otel_connleak.drivers` knows that this proxy is what is tracked, of any pool."""
-    _self_driver = Driver(lambda proxy: proxy._self_facts, pep249.transaction)
+    _self_driver = Driver(
+        lambda proxy: proxy._self_facts, pep249.transaction, lambda _: True, pep249.begins, pep249.HINT
+    )
 
     def __init__(self, connection: Any, integration: Any, told: Told, facts: Facts) -> None:
         super().__init__(connection, integration)
@@ -78,7 +82,9 @@ class TracedConnection(TracedConnectionProxy[Any]):
 
     def __exit__(self, *error: object) -> Any:
         try:
-            return self._self_told.call(self, self.__wrapped__.__exit__, error, {})
+            # Most modules end the transaction.
+            end = self._self_told.ends["rollback" if error and error[0] is not None else "commit"]
+            return end(self, self.__wrapped__.__exit__, error, {})
         finally:
             self._self_told.left(self)
 
@@ -153,7 +159,7 @@ def _call(
         traced = functools.partial(connection._self_tracer.traced_execution, asked, method)
         result = told.query(connection, args[0] if args else None, traced, args, kwargs)
     else:
-        result = told.call(connection, method, args, kwargs)
+        result = told.ends.get(name, told.call)(connection, method, args, kwargs)
     return cursor if cursor is not None and result is cursor.__wrapped__ else _given(connection, result)
 
 

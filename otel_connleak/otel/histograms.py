@@ -1,12 +1,13 @@
 """Histograms of all holds by function: what a release leaves behind is recorded when it is collected (L3).
 
-To record into a histogram of the SDK takes two thirds of a span, each time; a release must not. So it appends
-a few figures to a buffer, and whoever collects the metrics records them first, in the exporter's thread: they
-are in that collection already. If nobody collects for long, the watchdog's thread empties the buffer.
+To record into a histogram of the SDK costs two thirds of a span, each time; a release must not. So it appends
+two figures to a buffer, for a fiftieth of a span. Whoever collects the metrics records them first, in the
+exporter's thread: they are in that collection already. When there are many, the watchdog's thread does so.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
@@ -16,11 +17,16 @@ from opentelemetry.metrics import CallbackOptions, Histogram, Meter, NoOpHistogr
 from otel_connleak import names
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
-from otel_connleak.listeners import Told
+from otel_connleak.native import Lock
 from otel_connleak.totals import OTHER_FUNCTIONS, FunctionTotals
 
-CAPACITY: Final = 10_000
-"""Holds in the buffer with which the watchdog empties it."""
+CAPACITY: Final = 1_000
+"""Holds with which the watchdog empties the buffer: few enough to take other threads no more than 7 ms."""
+MOST: Final = 100_000
+"""Holds that are buffered at the most. The watchdog empties it long before; should it be stuck, the oldest
+are lost, and not the memory."""
+_LONGEST_WAIT: Final = 1.0
+"""Seconds for which a fork, or another collection, waits until what is being recorded has been."""
 _MOST_FUNCTIONS: Final = 1_000
 """Functions with histograms of their own; the rest shares one: each costs the application's memory, too."""
 _BOUNDARIES: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0)
@@ -57,14 +63,12 @@ class Histograms:
         meter.create_observable_gauge(_BEFORE_COLLECTION, [_before_collection])
         self._proxy = _proxy_of(self._idle_time)
         self.active = not isinstance(self._idle_time, NoOpHistogram)
-        # The watchdog empties it long before. Should it be stuck, the oldest are lost, and not the memory.
-        self._buffer: deque[Ended] = deque(maxlen=10 * CAPACITY)
-        self.ended = self._make_ended()
         self.clear()
 
     def clear(self) -> None:
         """Begin anew, also in a forked child: what the parent's holds left behind is the parent's to tell."""
-        self._buffer.clear()
+        self._buffer: deque[Ended] = deque(maxlen=MOST)
+        self._append = self._buffer.append
         self._asked = False
         self._attributes: dict[FunctionTotals, dict[str, str]] = {}
         self._functions: set[str] = set()
@@ -82,25 +86,16 @@ class Histograms:
         self.active = False
         self.record()
 
-    def _make_ended(self) -> Told:
-        """What is told of each hold that was released or lost.
-
-        Hot, and so a function whose variables are at hand; also called in finalizers, and so without a lock.
-        """
-        buffer, proxy, capacity = self._buffer, self._proxy, CAPACITY
-        append = buffer.append
-
-        def ended(hold: Hold) -> None:
-            if not self.active or (proxy is not None and proxy._real_instrument is None):
-                return  # nobody has set up an SDK (yet): nobody would ever collect
-            totals = hold.site.totals.get(hold.tracked.account)
-            if totals is not None:
-                append((totals, hold.released - hold.acquired - hold.busy))
-                if len(buffer) > capacity and not self._asked:
-                    self._asked = True
-                    self._put(Full(self))
-
-        return ended
+    def ended(self, hold: Hold) -> None:
+        """A hold was released or lost. Hot, and also in finalizers: it takes no lock."""
+        if not self.active or (self._proxy is not None and self._proxy._real_instrument is None):
+            return  # nobody has set up an SDK (yet): nobody would ever collect
+        totals = hold.site.totals.get(hold.tracked.account)
+        if totals is not None:
+            self._append((totals, hold.released - hold.acquired - hold.busy))
+            if len(self._buffer) > CAPACITY and not self._asked:
+                self._asked = True
+                self._put(Full(self))
 
     def full(self, _message: Full) -> None:
         """Empty the buffer; in the watchdog's thread."""
@@ -109,13 +104,16 @@ class Histograms:
 
     def record(self) -> None:
         """Record what has come in so far. Any thread, but none that released something: it takes locks."""
-        buffer, record = self._buffer, self._idle_time.record
-        for _ in range(len(buffer)):  # what comes in meanwhile is for the next time
-            try:
+        lock = _recording
+        if not lock.acquire(timeout=_LONGEST_WAIT):
+            return  # another thread records, and is stuck
+        try:
+            buffer, record = self._buffer, self._idle_time.record
+            for _ in range(len(buffer)):  # what comes in meanwhile is for the next time
                 totals, idle = buffer.popleft()
-            except IndexError:
-                return  # another thread records, too
-            record(max(0.0, idle), self._attributes_of(totals))
+                record(max(0.0, idle), self._attributes_of(totals))
+        finally:
+            lock.release()
 
     def _attributes_of(self, totals: FunctionTotals) -> dict[str, str]:
         attributes = self._attributes.get(totals)
@@ -130,6 +128,30 @@ class Histograms:
             self._attributes[totals] = attributes
         return attributes
 
+
+_recording: Any = Lock()
+"""Held while something is recorded. A fork waits for it: else the child may inherit a lock of the SDK that is
+locked, and wait for it for ever when it collects."""
+
+
+def _before_fork() -> None:
+    global _fork_waited
+    # Not for ever: whoever records may itself wait for a lock that the thread has which forks.
+    _fork_waited = _recording.acquire(timeout=_LONGEST_WAIT)
+
+
+def _after_fork() -> None:
+    if _fork_waited:
+        _recording.release()
+
+
+def _after_fork_in_child() -> None:
+    global _recording
+    _recording = Lock()
+
+
+_fork_waited = False
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 _running: Histograms | None = None
 """The one that runs. An instrument keeps the callback with which it was made first, for ever."""

@@ -29,7 +29,7 @@ class LeakMetrics:
     def __init__(
         self, meter: Meter, unreleased: Unreleased, totals: Callable[[], list[FunctionTotals]]
     ) -> None:
-        self._unreleased: Unreleased | None = unreleased
+        self._unreleased = unreleased
         self._totals = totals
         self._known: set[tuple[str, str | None, Kind]] = set()
         self._leaks = meter.create_counter(
@@ -37,13 +37,13 @@ class LeakMetrics:
         )
         meter.create_observable_up_down_counter(
             names.LEAKS_OPEN_METRIC,
-            [self._observe],
+            [_observe_open],
             unit="{leak}",
             description="Reported leaks that are unreleased now.",
         )
         meter.create_observable_counter(
             names.DISCARDED_METRIC,
-            [self._observe_discarded],
+            [_observe_discarded],
             unit="{transaction}",
             description="Transactions whose writes were lost because their connection was released.",
         )
@@ -55,13 +55,19 @@ class LeakMetrics:
         attributes[names.CERTAINTY] = str(leak.certainty)
         self._leaks.add(1, attributes)
 
+    def start(self) -> None:
+        """From now on collections read what is here."""
+        global _running
+        _running = self
+
     def stop(self) -> None:
         """Report nothing any more: an observable instrument cannot be taken from its meter."""
-        self._unreleased = None
+        global _running
+        if _running is self:
+            _running = None
 
-    def _observe(self, _options: CallbackOptions) -> Iterable[Observation]:
-        if self._unreleased is None:
-            return
+    def observe_open(self) -> Iterable[Observation]:
+        """Reported leaks that are unreleased now."""
         counts = self._unreleased()
         # A function whose leaks have all recovered is reported as zero, not left at its last value.
         self._known.update(counts)
@@ -69,11 +75,24 @@ class LeakMetrics:
             yield Observation(counts[function, pool, kind], _attributes(function, pool, kind))
 
 
-    def _observe_discarded(self, _options: CallbackOptions) -> Iterable[Observation]:
-        for totals in self._totals() if self._unreleased is not None else ():
+    def observe_discarded(self) -> Iterable[Observation]:
+        """Transactions whose writes were lost."""
+        for totals in self._totals():
             if totals.discarded:
                 attributes = _attributes(totals.function, totals.pool, totals.kind)
                 yield Observation(totals.discarded, attributes)
+
+
+_running: LeakMetrics | None = None
+"""The one that runs. An instrument keeps the callback with which it was made first, for ever."""
+
+
+def _observe_open(_options: CallbackOptions) -> Iterable[Observation]:
+    return _running.observe_open() if _running is not None else ()
+
+
+def _observe_discarded(_options: CallbackOptions) -> Iterable[Observation]:
+    return _running.observe_discarded() if _running is not None else ()
 
 
 def _attributes(function: str, pool: str | None, kind: Kind) -> dict[str, str]:

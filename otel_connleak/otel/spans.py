@@ -214,22 +214,23 @@ def _fill(attributes: dict[str, Any], hold: Hold, now: float) -> None:
     attributes |= site.attributes
     attributes |= tracked.attributes
     attributes[names.THREAD_NAME] = hold.thread.name
-    attributes[names.USE_TIME] = hold.use_time(now)
-    attributes[names.IDLE_TIME] = hold.idle_time(now)
+    attributes[names.USE_TIME] = use = now - hold.acquired
+    # `Hold.idle_time` without the calls: this is on every release, after which no driver call runs.
+    attributes[names.IDLE_TIME] = max(0.0, use - hold.busy) if hold.released else hold.idle_time(now)
     attributes[names.STATEMENTS] = hold.calls
-    attributes[names.TRANSACTION_OUTCOME] = _outcome(hold)
-    if isinstance(hold, TransactionHold):
-        attributes[names.TRANSACTION_WRITES] = hold.writes
+    if hold.within is not None:
+        _fill_within(attributes, hold)
+    else:
+        # Read from the member's dictionary: its property costs a call more.
+        attributes[names.TRANSACTION_OUTCOME] = hold.ending._value_ if hold.inner is None else _OPEN
     if hold.task is not None and (task := hold.task_name) is not None:
         attributes[names.TASK_NAME] = task
 
 
-def _outcome(hold: Hold) -> str:
-    # Read from the member's dictionary: its property costs a call more, on every hold.
-    still_open = hold.inner is not None or (
-        hold.outcome is Outcome.HELD and isinstance(hold, TransactionHold)
-    )
-    return _OPEN if still_open else hold.ending._value_
+def _fill_within(attributes: dict[str, Any], hold: Hold) -> None:
+    if isinstance(hold, TransactionHold):
+        attributes[names.TRANSACTION_OUTCOME] = _OPEN if hold.is_open else hold.ending.value
+        attributes[names.TRANSACTION_WRITES] = hold.writes
 
 
 def _never_samples(tracer: Tracer) -> bool:
