@@ -55,6 +55,7 @@ def test_size() -> None:
         "function_exited",
         "overdue",
         "process_exited",
+        "discarded",
     }
 
 

@@ -18,7 +18,7 @@ from examples.otlp_receiver import OtlpReceiver
 from tests.corpus.theatre import Theatre
 from tests.corpus.truth import MARGIN, Scenario, load
 from tests.corpus.verdict import Played, Verdict
-from tests.support.postgres import embedded_postgres, fresh_schema
+from tests.support.postgres import embedded_postgres
 
 _ROW: Final = "{:<18}{:>8}{:>10}{:>10}   {}"
 _MOST_CONNECTIONS: Final = 200
@@ -50,11 +50,7 @@ def main() -> int:
         if verdict.faults and arguments.verbose:
             print("    " + played.stderr.replace("\n", "\n    "), flush=True)
 
-    with (
-        embedded_postgres(_MOST_CONNECTIONS) as postgres,
-        fresh_schema(postgres) as dsn,
-        OtlpReceiver() as receiver,
-    ):
+    with embedded_postgres(_MOST_CONNECTIONS) as dsn, OtlpReceiver() as receiver:
         verdicts = Theatre(dsn, receiver).play_all(chosen, tell)
     print_accuracy(verdicts)
     print(f"played in {time.monotonic() - start:.0f} s")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
 from typing import Any, Final
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from tests.corpus.truth import GRACE
@@ -18,7 +22,8 @@ class Stage:
     """Given to each scenario; everything else in a scenario is the application's own.
 
     Attributes:
-        dsn: connection string of a PostgreSQL server with a table ``customers`` of three rows.
+        dsn: connection string of a PostgreSQL server with a table ``customers`` of three rows, which no other
+            scenario sees.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -42,6 +47,25 @@ class Stage:
         await pool.wait()
         return pool
 
+    @property
+    def asyncpg(self) -> dict[str, Any]:
+        """The arguments with which asyncpg connects there."""
+        parts = conninfo_to_dict(self.dsn)
+        search_path = str(parts["options"]).partition("search_path=")[2]
+        parameters = {name: parts[name] for name in ("user", "host", "port") if name in parts}
+        settings = {"search_path": search_path}
+        return parameters | {"database": parts["dbname"], "server_settings": settings}
+
+    def names(self) -> list[str]:
+        """The names of all customers, by number, as a session of its own sees them: what is committed."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            rows = connection.execute("SELECT name FROM customers ORDER BY id").fetchall()
+        return [name for (name,) in rows]
+
+    def folder(self) -> Path:
+        """An empty folder; removed when the process ends."""
+        return Path(self._pools.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+
     def fact(self, name: str = "fact") -> None:
         """Say that what the evidence is about happens now; the last time counts."""
         print(f"fact {name} {time.time()}", flush=True)
@@ -55,7 +79,7 @@ class Stage:
         await asyncio.sleep(graces * GRACE)
 
     def close(self) -> None:
-        """Close the pools."""
+        """Close the pools, and remove the folders."""
         self._pools.close()
 
     async def aclose(self) -> None:

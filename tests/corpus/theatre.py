@@ -6,7 +6,7 @@ import itertools
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -22,6 +22,7 @@ from tests.support.launcher import (
     environment,
     exporting_to,
 )
+from tests.support.postgres import fresh_schema
 
 SIDE_BY_SIDE: Final = 6
 """Scenarios at a time: they wait nearly all of their time."""
@@ -37,6 +38,8 @@ class Theatre:
 
     The start of a process is what costs processor time; the times to report would be the machine's and not
     ours if several started while others are played. So they start one at a time.
+
+    Each has a schema of its own: what one writes, and what it locks, is nothing to the others.
 
     Args:
         dsn: connection string of the server.
@@ -79,7 +82,11 @@ class Theatre:
         command += [scenario.theme, scenario.name, str(scenario.settle)]
         # A name of its own each time: what it exports when it is played again is told from what was before.
         service = f"{scenario.id} {next(self._numbers)}"
-        env = environment(**self._variables(scenario, service))
+        with fresh_schema(self._dsn) as dsn:
+            finished = self._launch(command, environment(**self._variables(scenario, service, dsn)))
+        return self._played(service, finished)
+
+    def _launch(self, command: list[str], env: Mapping[str, str]) -> Finished:
         self._door.acquire()
         try:
             with Launched(command, env) as launched:
@@ -87,17 +94,16 @@ class Theatre:
                     launched.wait_for_output("^ready$", _PATIENCE)
                 finally:
                     self._door.release()
-                finished = launched.finish(_PATIENCE)
+                return launched.finish(_PATIENCE)
         except AssertionError as error:
-            finished = Finished("", f"Traceback of the theatre: {error}", -1)
-        return self._played(service, finished)
+            return Finished("", f"Traceback of the theatre: {error}", -1)
 
-    def _variables(self, scenario: Scenario, service: str) -> dict[str, str]:
+    def _variables(self, scenario: Scenario, service: str, dsn: str) -> dict[str, str]:
         return (
             exporting_to(self._receiver)
             | dict(scenario.env)
             | {
-                "DSN": self._dsn,
+                "DSN": dsn,
                 "OTEL_SERVICE_NAME": service,
                 "OTEL_TRACES_EXPORTER": "none",
                 "OTEL_METRICS_EXPORTER": "none",

@@ -29,8 +29,8 @@ class Expected:
         function: to blame; without the module of the theme, or with the module of an application of its own.
         evidence: must be among what is reported.
         certainty: ``possible`` or ``confirmed``.
-        after: what must pass between the fact and the report: ``drop`` (nothing), ``grace``, ``overdue`` (the
-            threshold), ``exit`` (the fact is the end of the program).
+        after: what must pass between the fact and the report: ``drop`` and ``release`` (nothing), ``grace``,
+            ``overdue`` (the threshold), ``exit`` (the fact is the end of the program).
         resource: what leaked.
         fact: which of the scenario's moments (`tests.corpus.stage.Stage.fact`) is the fact.
         recovers: whether the claim must be withdrawn later, with the same id.
@@ -45,7 +45,7 @@ class Expected:
     recovers: bool = False
 
     def __post_init__(self) -> None:
-        if self.after not in ("drop", "grace", "overdue", "exit"):
+        if self.after not in ("drop", "release", "grace", "overdue", "exit"):
             raise ValueError(f"after = {self.after!r}")
 
 
@@ -83,6 +83,7 @@ class Scenario:
         """Seconds that must pass from the fact to the report."""
         waits = {
             "drop": 0.0,
+            "release": 0.0,
             "grace": float(self.env.get(GRACE_VARIABLE, GRACE)),
             "overdue": float(self.env.get(OVERDUE_VARIABLE, 30)),
             "exit": 0.0,

@@ -15,6 +15,8 @@ from psycopg.conninfo import make_conninfo
 
 SPEED_UP = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n"
 """Server settings which nobody needs the safe value of, in a database that lives for one test run."""
+TWO_PHASE = "max_prepared_transactions = 20\n"
+"""Without it the server refuses to prepare any."""
 
 CUSTOMERS = (
     "CREATE TABLE {}.customers AS SELECT id, 'customer ' || id AS name FROM generate_series(1, 3) AS id"
@@ -44,7 +46,7 @@ def embedded_postgres(max_connections: int = 100) -> Iterator[str]:
     try:
         server.ensure_pgdata_inited()
         with (data / "postgresql.conf").open("a", encoding="utf-8") as settings:
-            settings.write(f"\nmax_connections = {max_connections}\n{SPEED_UP}")
+            settings.write(f"\nmax_connections = {max_connections}\n{SPEED_UP}{TWO_PHASE}")
         server.start()
         yield server.get_uri()
     finally:

@@ -110,7 +110,8 @@ class AuditLog:
 
     def write(self) -> None:
         """Write a line."""
-        audit_connections[-1].execute("SELECT 'a line'")
+        with audit_connections[-1].transaction():
+            audit_connections[-1].execute("SELECT 'a line'")
 
 
 def leader_allowed_by_setting(stage: Stage) -> None:

@@ -90,6 +90,7 @@ class ReportRepository:
         if ReportRepository.shared is None:
             ReportRepository.shared = self.pool.getconn()
         rows: list[Any] = ReportRepository.shared.execute("SELECT count(*) FROM customers").fetchall()
+        ReportRepository.shared.rollback()
         return rows
 
 
