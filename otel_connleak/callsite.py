@@ -140,13 +140,16 @@ class CallSites:
 
     def next_owner(self, start: FrameType | None) -> FrameType | None:
         """The nearest application frame from ``start`` upwards within the same task, or None."""
+        return next(self.application_frames(start), None)
+
+    def application_frames(self, start: FrameType | None) -> Iterator[FrameType]:
+        """The application's frames from ``start`` upwards within the same task."""
         for frame in _with_callers(start):
             verdict = self._verdicts.get(frame.f_globals.get("__name__")) or self._judge(frame)
             if verdict <= _REPOSITORY:
-                return frame
-            if verdict == _BOUNDARY:
-                return None
-        return None
+                yield frame
+            elif verdict == _BOUNDARY:
+                return
 
     def is_application(self, frame: FrameType) -> bool:
         """Whether a frame runs the application's own code."""

@@ -14,10 +14,10 @@ from typing import Any
 
 from otel_connleak.call_hooks import CallHooks, Subject, itself
 from otel_connleak.connection import Tracked
+from otel_connleak.failures import error_now, exception_in_flight
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
 from otel_connleak.nesting import connects_for_a_pool, inside
-from otel_connleak.transactions import error_now, exception_in_flight
 
 
 class Hooks(CallHooks):

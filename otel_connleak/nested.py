@@ -67,6 +67,8 @@ class TransactionHold(NestedHold):
         writes: statements that have written, and would be lost with it.
         aborted: the server refuses everything but its end.
         savepoints: the number of writes at each savepoint that was set, the last one last.
+        written_in: identities of the frames in which it was written to.
+        failed_at: how many writes there were when an exception left what had written; -1 if none has.
         prepared: it is prepared for two-phase commit, and the server keeps it without the connection.
         block: a block of a framework is its end, and not what the driver says.
         decided: how it ends, decided when the connection was about to be released.
@@ -80,6 +82,7 @@ class TransactionHold(NestedHold):
     block: bool = False
     decided: Any = None
     error_before: int = 0
+    failed_at: int = -1
 
     def count(self, verb: Verb) -> None:
         """A call has gone well: what is rolled back to a savepoint is not written any more."""
@@ -91,6 +94,11 @@ class TransactionHold(NestedHold):
             self.savepoints.pop()
         elif self.savepoints and verb is Verb.ROLLBACK_TO:
             self.writes = self.savepoints[-1]
+
+    def __init__(self, *about: Any) -> None:
+        """Begin one, as `NestedHold`."""
+        super().__init__(*about)
+        self.written_in: list[int] = []
 
     long_lived: Any = property(
         lambda self: self._long_lived or not self.calls,

@@ -263,7 +263,7 @@ class Registry(OpenHolds):
         elif status is not _OPEN or error is not None or inner.aborted:
             self.transactions.changed(hold, verb, status, error, started)
         elif verb is _WRITE:
-            inner.writes += 1
+            self.transactions.count(inner, verb)
         elif verb is not _READ and verb is not _NO_VERB:
             self.transactions.changed(hold, verb, status, error, started)
         hold.transaction = status

@@ -11,30 +11,20 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
 from otel_connleak.blocks import is_running
 from otel_connleak.connection import Kind, Tracked, Transaction, tracked_of
 from otel_connleak.drivers import driver_of
+from otel_connleak.failures import Failures, error_now, has_failed
 from otel_connleak.guard import failed
 from otel_connleak.hold import Ending, Hold, Origin
 from otel_connleak.nested import CursorHold, NestedHold, TransactionHold
 from otel_connleak.verbs import Verb
 
-exception_in_flight: Final[ContextVar[int]] = ContextVar("otel_connleak_exception_in_flight", default=0)
-"""Identity of an exception that leaves a block whose connection is released in another task, or another
-greenlet: there `sys.exception` knows nothing of it. True is one that nobody has handled before; 0 is none."""
-
 _ENDS: Final = frozenset({Verb.COMMIT, Verb.ROLLBACK, Verb.COMMIT_PREPARED, Verb.ROLLBACK_PREPARED})
 _COMMITS: Final = frozenset({Verb.COMMIT, Verb.COMMIT_PREPARED})
 _BEGUN: Final = frozenset({Transaction.OPEN, Transaction.ABORTED})
-
-
-def error_now() -> int:
-    """Identity of the exception that is being handled here, or that leaves a block; 0 if there is none."""
-    error = sys.exception()
-    return 0 if error is None else id(error)
 
 
 class Discarded(NamedTuple):
@@ -66,11 +56,15 @@ class Transactions:
     Args:
         holds: the registry.
         put: takes a message for the watchdog.
+
+    Attributes:
+        failures: is told of what is written; None if nobody would tell it of exceptions.
     """
 
     def __init__(self, holds: Holds, put: Callable[[], Callable[[object], None]]) -> None:
         self._holds = holds
         self._put = put
+        self.failures: Failures | None = None
 
     # --- begin ---------------------------------------------------------------------------------------------
 
@@ -118,7 +112,7 @@ class Transactions:
             status is Transaction.ACTIVE
         ):  # rows are streamed or copied: a further call tells whether it is open
             if error is None and inner is not None:
-                inner.count(verb)
+                self.count(inner, verb)
             elif error is None and verb is Verb.WRITE:
                 hold.unsettled += 1
             return
@@ -134,7 +128,16 @@ class Transactions:
         inner.aborted = status is Transaction.ABORTED or (error is not None and _aborts(hold, error))
         inner.writes, hold.unsettled = inner.writes + hold.unsettled, 0
         if error is None:
-            inner.count(verb)
+            self.count(inner, verb)
+
+    def count(self, inner: TransactionHold, verb: Verb) -> None:
+        """A call has gone well in an open transaction."""
+        inner.count(verb)
+        if verb is Verb.WRITE and self.failures is not None:
+            try:
+                self.failures.wrote(inner, sys._getframe(1))
+            except Exception:
+                failed("write")
 
     def _ended_by_call(
         self, hold: Hold, inner: TransactionHold, verb: Verb, error: BaseException | None
@@ -177,7 +180,7 @@ class Transactions:
             inner.decided = Ending.OPEN
         elif status is Transaction.NONE:
             inner.decided = Ending.COMMITTED if inner.ending is Ending.COMMITTED else Ending.NONE
-        elif status is Transaction.OPEN and inner.writes and not inner.aborted and not _in_flight(inner):
+        elif status is Transaction.OPEN and inner.writes and not inner.aborted and not has_failed(inner):
             inner.decided = Ending.DISCARDED
         else:
             inner.decided = Ending.ROLLED_BACK
@@ -217,12 +220,15 @@ class Transactions:
 
     def _end(self, hold: Hold, inner: TransactionHold) -> None:
         inner.keep_figures()
+        if self.failures is not None and inner.written_in:
+            self.failures.ended(inner)
         if hold.inner is inner:
             hold.inner = None
         if hold.ending is not Ending.DISCARDED:  # the worst is what the connection's hold says
             hold.ending = inner.ending
         for cursor in tuple(hold.cursors or ()):
-            if not getattr(cursor, "outlives", False):
+            survives = inner.ending is Ending.COMMITTED or cursor.acquired < inner.acquired
+            if not (survives and getattr(cursor, "outlives", False)):
                 self.close_cursor(cursor)
         span = inner.span
         self._holds.over(inner, None if hold.is_open else hold.released)
@@ -287,9 +293,3 @@ def _aborts(hold: Hold, error: BaseException) -> bool:
     interrupted = isinstance(error, TimeoutError | asyncio.CancelledError)
     told = interrupted or getattr(error, "sqlstate", None) is not None
     return told and hold.tracked.facts.system == "postgresql"
-
-
-def _in_flight(inner: TransactionHold) -> bool:
-    """Whether an exception is the reason for the release: none that was being handled before the begin."""
-    found = error_now() or exception_in_flight.get()
-    return bool(found) and found != inner.error_before

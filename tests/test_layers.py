@@ -16,14 +16,19 @@ LAYERS = [
     "nested",
     "frames value_stack",
     "search",
-    "guard claim config fingerprints totals",
+    "guard claim config fingerprints private_folder totals",
     "listeners pending singletons",
     # L1: who is asking, what is open, and what is asked of the interpreter
-    "callsite tracking threads watchdog reach awaiter nesting patching statements expect runtime drivers",
-    "drivers.* transactions holding",
+    "callsite blocks tracking threads watchdog reach awaiter nesting patching statements expect runtime",
+    "drivers",
+    "row_status",
+    "drivers.* failures kept",
+    "transactions holding",
     "registry",
-    "call_hooks who",
-    "describe finalizers hooks pools pep249 reconnecting",
+    "call_hooks server_cursors who",
+    "holds_socket snapshot",
+    "describe django_blocks finalizers hooks pools pep249 reconnecting sqlalchemy_calls sqlalchemy_streams",
+    "asyncpg_calls psycopg2_classes sqlalchemy_transactions",
     # L2: facts, verdict, report, libraries
     "evidence evidence.* leak report adapters adapters.*",
     "unnecessary",
@@ -35,7 +40,11 @@ LAYERS = [
     "engine",
     "instrumentor",
     # L5: what people and programs call; the package itself comes last, because it offers all of it
-    "api cli cli.*",
+    "api cli.process cli.holds_table",
+    "cli.asking",
+    "cli.remote",
+    "cli.holds",
+    "cli",
     "__init__",
 ]
 """A file imports only from the lines above its own, and the package that it is in."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from otel_connleak.connection import Kind, Transaction
+from otel_connleak.failures import exception_in_flight
 from otel_connleak.hold import Ending, Evidence, Hold
 from otel_connleak.nested import TransactionHold
-from otel_connleak.transactions import exception_in_flight
 from tests.leaking import kept
 from tests.support import toy
 from tests.support.core import Core

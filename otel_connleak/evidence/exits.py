@@ -14,7 +14,6 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable
-from contextvars import copy_context
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -22,13 +21,14 @@ from otel_connleak.awaiter import awaiting_frames
 from otel_connleak.callsite import CallSites
 from otel_connleak.connection import Kind
 from otel_connleak.evidence import Note
-from otel_connleak.frames import Activation, local_values
+from otel_connleak.failures import Failures
+from otel_connleak.frames import Activation
 from otel_connleak.guard import failed
 from otel_connleak.hold import Evidence, Hold
+from otel_connleak.kept import has, kept_in_context, kept_on_argument
 from otel_connleak.libraries import ACQUIRES_FOR_CALLER
 from otel_connleak.names import INSTRUMENTATION
 from otel_connleak.native import get_ident
-from otel_connleak.reach import carries
 from otel_connleak.registry import Registry
 
 # 0, 1 and 2 are reserved for debuggers, coverage and profilers, whose start would fail if we sat there.
@@ -47,6 +47,7 @@ class Exits:
         self._registry = registry
         self._callsites = callsites
         self._note = note
+        self.failures = Failures(callsites.application_frames)
         self._owners: dict[int, _Owned] = {}
         self._reaching: dict[int, dict[int, tuple[Hold, CodeType]]] = {}
         self._codes: dict[int, weakref.ref[CodeType]] = {}
@@ -67,7 +68,8 @@ class Exits:
             events = monitoring.events
             monitoring.register_callback(tool, events.PY_RETURN, self._callback(self._returned))
             monitoring.register_callback(tool, events.PY_YIELD, self._callback(self._yielded))
-            monitoring.register_callback(tool, events.PY_UNWIND, self._callback(self._raised))
+            monitoring.register_callback(tool, events.PY_UNWIND, self._on_unwind())
+            self._registry.transactions.failures = self.failures
             return None
         taken = ", ".join(str(monitoring.get_tool(tool)) for tool in _TOOL_IDS)
         return f"all free tool ids of sys.monitoring are taken ({taken})"
@@ -77,6 +79,7 @@ class Exits:
         tool, self._tool = self._tool, None
         if tool is None:
             return
+        self._registry.transactions.failures = None
         monitoring = sys.monitoring
         monitoring.set_events(tool, monitoring.events.NO_EVENTS)
         for reference in self._codes.values():
@@ -113,6 +116,7 @@ class Exits:
         """Forget all owners, in a forked child."""
         self._owners.clear()
         self._reaching.clear()
+        self.failures.clear()
 
     def watch(self, hold: Hold, activation: Activation) -> None:
         """Note the exit of an activation that was found to reach a hold that is another's.
@@ -171,19 +175,35 @@ class Exits:
             self._unwinding = True
             monitoring.set_events(tool, monitoring.events.PY_UNWIND)
 
-    def _callback(self, handle: Callable[[FrameType, Any], None]) -> Callable[[CodeType, int, Any], None]:
+    def _callback(
+        self, handle: Callable[[FrameType, Any], None], depth: int = 1
+    ) -> Callable[[CodeType, int, Any], None]:
         """The callback for an event. It must return None: ``DISABLE`` would silence every activation."""
         owners, reaching = self._owners, self._reaching
         get_frame = sys._getframe
 
         def on_event(_code: CodeType, _offset: int, value: Any) -> None:
-            if (identity := id(get_frame(1))) in owners or identity in reaching:
+            if (identity := id(get_frame(depth))) in owners or identity in reaching:
                 try:
-                    handle(get_frame(1), value)
+                    handle(get_frame(depth), value)
                 except Exception:
                     failed(f"sys.monitoring {handle.__name__}")
 
         return on_event
+
+    def _on_unwind(self) -> Callable[[CodeType, int, Any], None]:
+        raised, failures = self._callback(self._raised, 2), self.failures
+        watched, get_frame = failures.watched, sys._getframe
+
+        def on_unwind(code: CodeType, offset: int, error: Any) -> None:
+            if watched:  # somebody has written, and not committed yet
+                try:
+                    failures.left(get_frame(1))
+                except Exception:
+                    failed("sys.monitoring left")
+            raised(code, offset, error)
+
+        return on_unwind
 
     def _raised(self, frame: FrameType, _error: BaseException) -> None:
         # What the exception carries (its traceback) nobody will release.
@@ -220,7 +240,7 @@ class Exits:
         if frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR and type(value).__name__ != _WRAPPED_YIELD:
             return  # an await inside of it
         for hold in _open(self._owners.get(id(frame)), frame):
-            if _has(value, hold):
+            if has(value, hold):
                 consumer = self._callsites.next_owner(frame.f_back)
                 if consumer is not None:
                     self._give(hold, consumer, blame=True)
@@ -237,9 +257,9 @@ class Exits:
 
     def _hand_on(self, hold: Hold, frame: FrameType, value: Any) -> bool:
         """The owner's activation ends: to whom does the hold go? Returns whether it was returned."""
-        returned = _has(value, hold)
-        kept = returned or _kept_on_argument(frame, hold)
-        hold.unseen = not kept and _kept_in_context(hold)
+        returned = has(value, hold)
+        kept = returned or kept_on_argument(frame, hold)
+        hold.unseen = not kept and kept_in_context(hold)
         caller: FrameType | None = None
         if kept or hold.unseen:
             caller = self._callsites.next_owner(frame.f_back) or (self._awaiter(frame) if returned else None)
@@ -274,27 +294,3 @@ def _open(owned: _Owned | None, frame: FrameType) -> list[Hold]:
     """What an activation owns that is open, and its own: its frame's identity may have been another one's."""
     holds = list(owned.values()) if isinstance(owned, dict) else [owned] if owned is not None else []
     return [hold for hold in holds if hold.is_open and hold.code is frame.f_code]
-
-
-def _has(value: Any, hold: Hold) -> bool:
-    # A connection that is gone has no identity any more: a new one may have got it.
-    return hold.tracked() is not None and carries(value, hold.tracked.key, hold.skipped)
-
-
-def _kept_in_context(hold: Hold) -> bool:
-    """Whether the connection is kept in a context variable: whoever goes on in this context can release it.
-
-    It is asked here, in the application's thread: the context of another thread cannot be seen.
-    """
-    return _has(list(copy_context().values()), hold)
-
-
-def _kept_on_argument(frame: FrameType, hold: Hold) -> bool:
-    """Whether the connection is kept on an argument of the function: on ``self``, in a list it was given."""
-    code = frame.f_code
-    count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
-    count += bool(code.co_flags & inspect.CO_VARKEYWORDS)
-    arguments = set(code.co_varnames[:count])
-    if not arguments:
-        return False
-    return any(_has(value, hold) for value in local_values(frame, arguments))
