@@ -17,7 +17,7 @@ from otel_connleak.verbs import Verb, verb_of
 type Subject = Callable[[Any], Any]
 """Gives the connection that is tracked, of what the application has or of what a method is called on."""
 
-_VERBS: Final = {
+METHODS: Final = {
     "commit": Verb.COMMIT,
     "rollback": Verb.ROLLBACK,
     "tpc_prepare": Verb.PREPARE,
@@ -65,7 +65,7 @@ class CallHooks:
             statement: whether the method's first argument is a statement.
             verb: what the method does, if it takes no statement; None is what its name says.
         """
-        does = verb or _VERBS.get(original.__name__, Verb.NONE)
+        does = verb or METHODS.get(original.__name__, Verb.NONE)
 
         @functools.wraps(original)
         def call(this: Any, *args: Any, **kwargs: Any) -> Any:
@@ -92,7 +92,7 @@ class CallHooks:
         verb: Verb | None = None,
     ) -> Any:
         """The same for a coroutine function, or one that gives a coroutine."""
-        does = verb or _VERBS.get(original.__name__, Verb.NONE)
+        does = verb or METHODS.get(original.__name__, Verb.NONE)
 
         async def timed(this: Any, coroutine: Any, given: Any) -> Any:
             hold, started = self._calling(this, subject, given)

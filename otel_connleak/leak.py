@@ -99,7 +99,8 @@ class Leaks:
 
     def note(self, hold: Hold, evidence: Evidence, at: float) -> None:
         """An observed fact about a hold, true since ``at`` (monotonic seconds). Any thread."""
-        if hold.by_design and evidence not in _ALSO_BY_DESIGN:
+        idle_in_transaction = hold.within is not None and evidence is Evidence.OVERDUE
+        if hold.by_design and evidence not in _ALSO_BY_DESIGN and not idle_in_transaction:
             return
         if evidence not in self._settings.evidence or hold.site.ignored:
             if evidence is Evidence.DROPPED:

@@ -12,6 +12,7 @@ reset that follows is the pool's. Everything else that ends a connection goes th
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 import sys
 import weakref
@@ -20,25 +21,23 @@ from types import FrameType
 from typing import Any, Final
 
 from otel_connleak import references
-from otel_connleak.call_hooks import Subject
+from otel_connleak.asyncpg_calls import AsyncpgCalls
 from otel_connleak.config import Settings
 from otel_connleak.connection import Facts, Pool, Tracked
 from otel_connleak.drivers.asyncpg import DRIVER
 from otel_connleak.finalizers import finalizes
 from otel_connleak.guard import failed
-from otel_connleak.hold import Hold
 from otel_connleak.hooks import Hooks
 from otel_connleak.libraries import EVENT_LOOPS, GREENLET_BRIDGES
 from otel_connleak.nesting import connects_for_a_pool, inside
 from otel_connleak.patching import Patches
 from otel_connleak.pools import Pools, name_of
 from otel_connleak.registry import Registry
+from otel_connleak.failures import error_now, exception_in_flight
 
 _SOURCE: Final = "asyncpg"
 _HINT: Final = "use `async with pool.acquire() as connection:` so that it is returned on every path"
 _DIRECT_HINT: Final = "use `try … finally: await connection.close()` so that it is closed on every path"
-_CALLS: Final = "execute _execute _executemany _get_statement _copy_in _copy_out".split()
-"""What of `Connection` calls the server, with a statement; other methods go through these, but for one."""
 _SOMEBODY: Final = -1
 """Says, in place of a number of references, that somebody has the connection."""
 
@@ -65,38 +64,19 @@ class AsyncpgAdapter:
         replace(AsyncpgPool, "_get_new_connection", hooks.connects_async)
         # Not ``connect``: who has imported that by its name, as pools that exist do, calls this all the same.
         replace(connect_utils, "_connect", self._connect)
+        replace(AsyncpgPool, "release", self._release)
         replace(Connection, "_on_release", lambda it: hooks.releases(it, refuses=True))
         replace(Connection, "close", hooks.releases_async)
         replace(Connection, "_cleanup", hooks.releases)
         replace(Connection, "__del__", self._finalize)
         replace(Connection, "add_listener", self._listens)
         replace(Connection, "remove_listener", self._listens)
-        self._hook_calls(hooks, statement=settings.statements != "off")
+        AsyncpgCalls(_SOURCE, registry, self._patches).hook()
 
     def uninstall(self) -> None:
         """Give back the identical functions."""
         self._patches.undo()
         self._pools.clear()
-
-    def _hook_calls(self, hooks: Hooks, *, statement: bool) -> None:
-        from asyncpg.connection import Connection
-        from asyncpg.cursor import BaseCursor, Cursor
-        from asyncpg.prepared_stmt import PreparedStatement
-
-        replace, status = self._patches.replace, DRIVER.transaction
-        for name in _CALLS:
-            replace(Connection, name, lambda it: hooks.calls_async(it, status, statement=statement))
-        replace(Connection, "copy_records_to_table", lambda it: hooks.calls_async(it, status))
-        if statement:
-            hooks = _Prepared(_SOURCE, self._registry, self._patches)
-        for cls, name in (
-            (PreparedStatement, "_PreparedStatement__do_execute"),
-            (BaseCursor, "_bind_exec"),
-            (BaseCursor, "_bind"),
-            (BaseCursor, "_exec"),
-            (Cursor, "forward"),
-        ):
-            replace(cls, name, lambda it: hooks.calls_async(it, status, _connection_of))
 
     def _track(self, connection: Any, pool: Any = None) -> Tracked:
         """The connection's first acquire: it belongs to this pool, or to none, for its whole life."""
@@ -128,6 +108,17 @@ class AsyncpgAdapter:
 
         return _connect
 
+    def _release(self, original: Any) -> Any:
+        """It may run in a task of its own, where there is no exception; but it is called where one is."""
+
+        @functools.wraps(original)
+        def release(pool: Any, *args: Any, **kwargs: Any) -> Any:
+            coroutine = original(pool, *args, **kwargs)
+            error = error_now() if self._patches.active else 0
+            return _because_of(error, coroutine) if error else coroutine
+
+        return inspect.markcoroutinefunction(release)
+
     def _finalize(self, original: Any) -> Any:
         return finalizes(
             original, self._registry, self._patches, (_SOURCE,), is_closed=operator.methodcaller("is_closed")
@@ -150,19 +141,16 @@ class AsyncpgAdapter:
         return listen
 
 
-class _Prepared(Hooks):
-    """For prepared statements and cursors, which know their statement."""
-
-    def _calling(self, this: Any, subject: Subject, statement: Any) -> tuple[Hold | None, float]:
-        return super()._calling(this, subject, this._query)
+async def _because_of(error: int, coroutine: Any) -> Any:
+    token = exception_in_flight.set(error)
+    try:
+        return await coroutine
+    finally:
+        exception_in_flight.reset(token)
 
 
 def _behind(proxy: Any) -> Any:
     return proxy._con
-
-
-def _connection_of(resource: Any) -> Any:
-    return resource._connection
 
 
 def _reference(pool: Any) -> Callable[[], Any]:

@@ -2,8 +2,11 @@
 
 Every driver call of psycopg passes through ``Connection.wait`` (``AsyncConnection.wait``), and every
 statement through ``BaseCursor._start_query``; two small hooks see them all, also those of server-side
-cursors, ``stream()``, ``copy()``, pipelines, commit and rollback. Which of the last two, ``BaseConnection._exec_command``
-tells.
+cursors, ``stream()``, ``copy()``, pipelines, commit and rollback. Which of the last two,
+``BaseConnection._exec_command`` tells.
+
+A server-side cursor is open from ``execute`` to ``close``, or until a fetch gives fewer rows than were asked
+for: then nobody misses what the server still keeps of it.
 """
 
 from __future__ import annotations
@@ -14,17 +17,21 @@ import sys
 from typing import Any, Final
 
 from otel_connleak.config import Settings
-from otel_connleak.connection import Tracked
+from otel_connleak.connection import Tracked, Transaction
 from otel_connleak.drivers.psycopg import DRIVER, STATUS
 from otel_connleak.finalizers import finalizes
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
+from otel_connleak.hooks import Hooks
 from otel_connleak.nesting import connects_for_a_pool, inside
 from otel_connleak.patching import Patches
 from otel_connleak.registry import Registry
+from otel_connleak.server_cursors import ServerCursors
 from otel_connleak.verbs import Verb, verb_of
 
 _SOURCE: Final = "psycopg"
+_CURSOR_HINT: Final = "use `with connection.cursor(name) as cursor:` so that it is closed on every path"
+_ACTIVE: Final = Transaction.ACTIVE
 
 
 class PsycopgAdapter:
@@ -34,25 +41,35 @@ class PsycopgAdapter:
 
     def __init__(self) -> None:
         self._patches = Patches()
+        self._calling_now: Hold | None = None
 
     def install(self, registry: Registry, settings: Settings) -> None:
         """Hook psycopg. Raises `AttributeError` if it has changed."""
         import psycopg
         from psycopg._cursor_base import BaseCursor
+        from psycopg._server_cursor_base import ServerCursorMixin
 
         self._registry = registry
+        cursors = self._cursors = ServerCursors(_SOURCE, registry, self._patches, _CURSOR_HINT)
+        hooks = Hooks(_SOURCE, registry, self._patches)
         replace = self._patches.replace
         replace(psycopg.Connection, "connect", self._connect)
-        replace(psycopg.Connection, "close", self._close)
+        replace(psycopg.Connection, "close", hooks.releases)
         replace(psycopg.Connection, "wait", self._wait)
         replace(psycopg.AsyncConnection, "connect", self._async_connect)
-        replace(psycopg.AsyncConnection, "close", self._async_close)
+        replace(psycopg.AsyncConnection, "close", hooks.releases_async)
         replace(psycopg.AsyncConnection, "wait", self._async_wait)
         replace(psycopg.BaseConnection, "__del__", self._finalize)
         # The module's ``connect`` is an alias that was bound before the method was replaced.
         replace(psycopg, "connect", lambda _: psycopg.Connection.connect)
         replace(psycopg.BaseConnection, "_exec_command", self._exec_command)
         replace(BaseCursor, "_start_query", self._start_query)
+        replace(BaseCursor, "_start_copy_gen", self._start_copy)
+        replace(psycopg.ServerCursor, "execute", cursors.opens)
+        replace(psycopg.ServerCursor, "close", cursors.closes)
+        replace(psycopg.AsyncServerCursor, "execute", cursors.opens_async)
+        replace(psycopg.AsyncServerCursor, "close", cursors.closes_async)
+        replace(ServerCursorMixin, "_fetch_gen", self._fetches)
 
     def uninstall(self) -> None:
         """Give back the identical functions."""
@@ -98,42 +115,6 @@ class PsycopgAdapter:
 
         return classmethod(connect)
 
-    def _releasing(self, connection: Any) -> Hold | None:
-        try:
-            return self._registry.release(_SOURCE, connection) if self._patches.active else None
-        except Exception:
-            failed("psycopg close")
-            return None
-
-    def _released(self, hold: Hold | None) -> None:
-        if hold is not None:
-            try:
-                self._registry.released(hold)
-            except Exception:
-                failed("psycopg close")
-
-    def _close(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def close(connection: Any) -> Any:
-            hold = self._releasing(connection)
-            try:
-                return original(connection)
-            finally:
-                self._released(hold)
-
-        return close
-
-    def _async_close(self, original: Any) -> Any:
-        @functools.wraps(original)
-        async def close(connection: Any) -> Any:
-            hold = self._releasing(connection)
-            try:
-                return await original(connection)
-            finally:
-                self._released(hold)
-
-        return close
-
     def _calling(self, connection: Any) -> tuple[Hold | None, float]:
         """A driver call begins: the hold it belongs to, and when it began."""
         try:
@@ -142,6 +123,7 @@ class PsycopgAdapter:
             if hold is None:
                 return None, 0.0
             started = hold.busy_since = registry.clock()
+            self._calling_now = hold
         except Exception:
             failed("psycopg wait")
             return None, 0.0
@@ -152,6 +134,9 @@ class PsycopgAdapter:
     ) -> None:
         try:
             status = STATUS[connection.pgconn.transaction_status]
+            if status is _ACTIVE and (not connection.autocommit or connection._num_transactions):
+                # A pipeline, ``copy()`` or ``stream()`` goes on; the transaction has begun before.
+                status = Transaction.OPEN
             self._registry.called(hold, started, status, error)
         except Exception:
             failed("psycopg wait")
@@ -198,20 +183,41 @@ class PsycopgAdapter:
 
     def _start_query(self, original: Any) -> Any:
         """What the application wants to be run. It is called within `wait`."""
-        patches = self._patches
+        patches, hold_of = self._patches, self._registry.hold_of
 
         @functools.wraps(original)
         def _start_query(cursor: Any, query: Any = None) -> Any:
             if query is not None and patches.active:
                 try:
-                    hold = self._registry.hold_of(cursor._conn)
+                    # Nearly always that of the call within which this is called: to look it up again would
+                    # be a tenth of what the hooks cost.
+                    hold = self._calling_now
+                    if hold is None or hold.busy_since is None or hold.tracked.key != id(cursor._conn):
+                        hold = hold_of(cursor._conn)
                     if hold is not None:
-                        hold.statement, hold.verb = query, verb_of(query)
+                        hold.statement = query
+                        hold.verb = verb_of(query)
                 except Exception:
                     failed("psycopg statement")
             return original(cursor, query)
 
         return _start_query
+
+    def _start_copy(self, original: Any) -> Any:
+        """COPY takes another way. It is called just before `wait`."""
+
+        @functools.wraps(original)
+        def _start_copy_gen(cursor: Any, statement: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._patches.active:
+                try:
+                    hold = self._registry.hold_of(cursor._conn)
+                    if hold is not None:
+                        hold.statement, hold.verb = statement, verb_of(statement)
+                except Exception:
+                    failed("psycopg COPY")
+            return original(cursor, statement, *args, **kwargs)
+
+        return _start_copy_gen
 
     def _exec_command(self, original: Any) -> Any:
         """What psycopg runs on its own account: commit, rollback, the blocks of ``transaction()``."""
@@ -230,6 +236,16 @@ class PsycopgAdapter:
             return original(connection, command, *args, **kwargs)
 
         return _exec_command
+
+    def _fetches(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def _fetch_gen(cursor: Any, num: int | None) -> Any:
+            rows = yield from original(cursor, num)
+            if num is None or len(rows) < num:
+                self._cursors.closed(cursor)
+            return rows
+
+        return _fetch_gen
 
     def _finalize(self, original: Any) -> Any:
         # psycopg gives no warning of a connection that was closed or broken below us, and neither do we.

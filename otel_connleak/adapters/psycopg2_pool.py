@@ -4,16 +4,18 @@ The pool refers to what it has handed out, under a key: a dropped connection is 
 lost, and nothing says so. Most applications leave the key to the pool. One that gives a key of its own, the
 name of a thread for example, may ask for the same connection under it again and again, from whatever
 function, until it is put back: then no function is its owner, and it is reported only when its thread ends.
+Nor is one the owner of its transaction, which any may end; but it must not lie idle in it.
 """
 
 from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 from otel_connleak.config import Settings
-from otel_connleak.connection import Facts, Pool, Tracked
+from otel_connleak.connection import Facts, Kind, Pool, Tracked, tracked_of
 from otel_connleak.drivers import driver_of, unwrapped
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
@@ -81,7 +83,14 @@ class Psycopg2PoolAdapter:
         """The connection's first acquire: it belongs to this pool for its whole life."""
         driver = driver_of(connection)
         facts = driver.facts(connection)
-        return self._registry.track(connection, facts, driver.transaction, self._pools.of(pool, facts))
+        record = self._pools.of(pool, facts)
+        tracked = self._registry.track(connection, facts, driver.transaction, record)
+        # Made here, because under a key no function is the owner of a transaction either.
+        transactions = tracked.transactions = tracked_of(
+            connection, None, facts, driver.transaction, record, Kind.TRANSACTION, False
+        )
+        transactions.hint = driver.transaction_hint
+        return tracked
 
     def _got_by_key(self, given: Any) -> Any:
         """The connection, or None if this thread holds it since it has asked for the key before."""
@@ -102,6 +111,8 @@ class Psycopg2PoolAdapter:
                     hold = self._registry.hold_of(unwrapped(given))
                     if hold is not None and hold.source == _SOURCE:
                         hold.tracked.by_design = has_key
+                        if hold.tracked.transactions is not None:
+                            hold.tracked.transactions.by_design = has_key
                 except Exception:
                     failed("psycopg2_pool getconn")
             return given
@@ -122,21 +133,34 @@ class Psycopg2PoolAdapter:
     def _closeall(self, original: Any) -> Any:
         @functools.wraps(original)
         def closeall(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            held = self._held(pool) if self._patches.active else []
-            result = original(pool, *args, **kwargs)
+            held = self._leaving(pool) if self._patches.active else []
             try:
-                for hold in held:
-                    self._registry.over(hold)  # what is out was closed too: there is nothing left to release
-            except Exception:
-                failed("psycopg2_pool closeall")
+                result = original(pool, *args, **kwargs)
+            except BaseException:
+                self._closed(held, self._registry.transactions.staying)
+                raise
+            self._closed(held, self._registry.over)  # what is out was closed too: nothing is left to release
             return result
 
         return closeall
 
-    def _held(self, pool: Any) -> list[Hold]:
+    def _leaving(self, pool: Any) -> list[Hold]:
+        """What the pool has handed out, and is about to close."""
+        held: list[Hold] = []
         try:
-            holds = [self._registry.hold_of(unwrapped(given)) for given in list(pool._used.values())]
-            return [hold for hold in holds if hold is not None and hold.source == _SOURCE]
+            for given in list(pool._used.values()):
+                connection = unwrapped(given)
+                hold = self._registry.hold_of(connection)
+                if hold is not None and hold.source == _SOURCE:
+                    self._registry.transactions.leaving(hold, connection)
+                    held.append(hold)
         except Exception:
             failed("psycopg2_pool closeall")
-            return []
+        return held
+
+    def _closed(self, held: list[Hold], end: Callable[[Hold], None]) -> None:
+        try:
+            for hold in held:
+                end(hold)
+        except Exception:
+            failed("psycopg2_pool closeall")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from otel_connleak.connection import Facts, Transaction
 from otel_connleak.drivers import Driver
+from otel_connleak.verbs import Verb, verb_of
 
 
 def facts(connection: Any) -> Facts:
@@ -26,4 +27,14 @@ def transaction(connection: Any) -> Transaction:
     return Transaction.OPEN if connection.is_in_transaction() else Transaction.NONE
 
 
-DRIVER: Final = Driver(facts, transaction)
+def begins(connection: Any, statement: Any) -> bool:
+    """Whether a statement that is to be run begins a transaction: no other does than that which says so."""
+    return verb_of(statement) is Verb.BEGIN and transaction(connection) is Transaction.NONE
+
+
+DRIVER: Final = Driver(
+    facts,
+    transaction,
+    begins=begins,
+    transaction_hint="use `async with connection.transaction():` so that it ends on every path",
+)

@@ -44,4 +44,15 @@ def sees_calls(connection: Any) -> bool:
     return bool(connection.async_) or type(connection) in HOOKED
 
 
-DRIVER: Final = Driver(facts, transaction, sees_calls)
+def begins(connection: Any, _statement: Any) -> bool:
+    """Whether a statement that is to be run begins a transaction: any does, without autocommit."""
+    return not connection.autocommit and transaction(connection) is Transaction.NONE
+
+
+DRIVER: Final = Driver(
+    facts,
+    transaction,
+    sees_calls,
+    begins=begins,
+    transaction_hint="use `with connection:`, which commits or rolls back on every path",
+)

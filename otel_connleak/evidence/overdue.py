@@ -80,7 +80,7 @@ def _takes_nothing(hold: Hold) -> bool:
 
 def calls_are_seen(hold: Hold) -> bool:
     """Whether the calls of its connection are seen: else it may be in use, and no one can call it idle."""
-    connection = hold.tracked()
+    connection = (hold.within or hold).tracked()
     try:
         return connection is None or driver_of(connection).sees_calls(connection)
     except Exception:
