@@ -9,12 +9,36 @@ from otel_connleak.claim import Leak
 from otel_connleak.connection import Kind
 from otel_connleak.instrumentor import engine
 from otel_connleak.otel import dbapi
+from otel_connleak.snapshot import open_hold_dicts
 from otel_connleak.totals import FunctionTotals
 
 
 @dataclass(frozen=True, slots=True)
 class OpenHold:
-    """One connection that is held now. Times in seconds."""
+    """One connection, transaction or cursor that is held now. Times in seconds.
+
+    Attributes:
+        function: ``module.Class.function`` that acquired it, or to which it was handed.
+        file: the file of the acquire.
+        line: its line there.
+        pool: the pool's name, or None for direct connections.
+        server_pid: the process or connection id on the server, or None if it is not known.
+        thread: name of the thread of the acquire.
+        use_time: held for so long.
+        idle_time: of which no driver call ran.
+        statements: driver calls that have ended.
+        number: counts the holds of this process.
+        within: of a transaction or a cursor, the number of its connection's hold; else None.
+        resource: ``connection``, ``transaction`` or ``cursor``.
+        task: name of the asyncio task of the acquire, or None.
+        busy_for: for so long a driver call has been running, or None while none runs.
+        idle_for: for so long none has been running, or None while one runs.
+        transaction: the transaction status after the last driver call: ``none``, ``open``, ``aborted``,
+            ``active``, or ``unknown``.
+        writes: statements that have written in the open transaction.
+        statement: the last statement, or the one that runs, as the setting ``STATEMENTS`` allows; or None.
+        leak: the id of the leak as which it was reported, or None.
+    """
 
     function: str
     file: str
@@ -25,6 +49,16 @@ class OpenHold:
     use_time: float
     idle_time: float
     statements: int
+    number: int
+    within: int | None
+    resource: str
+    task: str | None
+    busy_for: float | None
+    idle_for: float | None
+    transaction: str
+    writes: int
+    statement: str | None
+    leak: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +103,9 @@ def open_holds() -> list[OpenHold]:
     running = engine()
     if running is None:
         return []
-    now = running.registry.clock()
-    return [
-        OpenHold(
-            function=hold.site.function,
-            file=hold.site.file,
-            line=hold.site.line,
-            pool=hold.pool.name if hold.pool is not None else None,
-            server_pid=hold.tracked.facts.server_pid,
-            thread=hold.thread.name,
-            use_time=hold.use_time(now),
-            idle_time=hold.idle_time(now),
-            statements=hold.calls,
-        )
-        for hold in running.registry.holds()
-    ]
+    registry = running.registry
+    entries = open_hold_dicts(registry.holds(), registry.clock(), running.settings.statements)
+    return [OpenHold(**entry) for entry in entries]
 
 
 def leaks() -> list[Leak]:

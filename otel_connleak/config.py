@@ -19,6 +19,8 @@ PREFIX: Final = "OTEL_PYTHON_CONNLEAK_"
 """What every environment variable of ours begins with."""
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_ON: Final = frozenset({"1", "on", "true", "yes"})
+_OFF: Final = frozenset({"0", "off", "false", "no"})
 _SECONDS_FORM: Final = "a number of seconds greater than zero, for example 30, 0.5, 500ms or 5m"
 _PATTERNS_FORM: Final = "names or patterns separated by commas, for example shop.repositories.*"
 
@@ -53,6 +55,7 @@ class Settings:
         evidence: the kinds of evidence that are looked for.
         idle_after: a hold that was released and sat idle for longer was held unnecessarily, and is reported;
             None: none is.
+        socket: whether a Unix socket is opened, on which ``otel-connleak holds`` asks this process.
     """
 
     overdue_after: float = 30.0
@@ -66,6 +69,7 @@ class Settings:
     statements: str = "summary"
     evidence: frozenset[Evidence] = frozenset(Evidence)
     idle_after: float | None = None
+    socket: bool = False
 
 
 def _seconds(value: Any) -> float:
@@ -87,6 +91,13 @@ def _seconds_or_off(value: Any) -> float | None:
     if isinstance(value, str) and value.strip().lower() == "off":
         return None
     return _seconds(value)
+
+
+def _switch(value: Any) -> bool:
+    word = str(value).strip().lower()
+    if word not in _ON | _OFF:
+        raise ValueError
+    return word in _ON
 
 
 def _words(value: Any) -> list[str]:
@@ -136,6 +147,7 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     "statements": (_choice("off", "summary", "full"), "one of off, summary, full"),
     "evidence": (_evidence, "all, or one or more of " + ", ".join(Evidence) + ", separated by commas"),
     "idle_after": (_seconds_or_off, f"off, or {_SECONDS_FORM}"),
+    "socket": (_switch, "1 or on, 0 or off"),
 }
 
 

@@ -26,6 +26,7 @@ from otel_connleak.evidence.overdue import Overdue
 from otel_connleak.expect import expected
 from otel_connleak.hold import Evidence, ThreadRecord
 from otel_connleak.holding import Reclaimed
+from otel_connleak.holds_socket import HoldsSocket
 from otel_connleak.leak import Leaks
 from otel_connleak.listeners import Listener, Listeners
 from otel_connleak.names import INSTRUMENTATION
@@ -40,6 +41,7 @@ from otel_connleak.reach import Reachability
 from otel_connleak.references import counts_are_exact
 from otel_connleak.registry import Registry
 from otel_connleak.report import LeakLog
+from otel_connleak.snapshot import as_json
 from otel_connleak.threads import Threads
 from otel_connleak.transactions import Discarded
 from otel_connleak.unnecessary import Released, Unnecessary, write
@@ -81,6 +83,7 @@ class Engine:
         self._processor: Any = None
         self._provider: Any = None
         self._spared: set[int] = set()
+        self.socket = HoldsSocket(lambda: as_json(self.registry, settings.statements), on=settings.socket)
         self.active = False
 
     def _threads(self) -> Threads:
@@ -126,7 +129,7 @@ class Engine:
         events = LeakEvents(_logs.get_logger(INSTRUMENTATION, __version__, providers.get("logger_provider")))
         self._spans = HoldSpans(tracer, self.settings)
         self._queries = queries.QuerySpans(self.registry)
-        self.dbapi = TracedModules(self.registry, self.settings, providers)
+        self.dbapi = TracedModules(self.registry, providers)
         self._metrics = LeakMetrics(meter, self.leaks.unreleased, self.registry.totals.all)
         self._histograms = Histograms(meter, self._put)
         self._unnecessary = Unnecessary(self.settings.idle_after, self.registry.clock, self._put)
@@ -157,6 +160,7 @@ class Engine:
             ended=[self._histograms.ended],
         )
         self._histograms.start()
+        self._metrics.start()
         runtime.current = runtime.Runtime(
             traces.started, traces.ended, self.flush, self.shutdown, self._unnecessary.on_call
         )
@@ -169,12 +173,14 @@ class Engine:
         for entry_point in entry_points(group=ENTRY_POINTS):
             self._add_adapter(entry_point)
         self.dbapi.start(self._with_adapter)
+        self.socket.start()
 
     def stop(self) -> None:
         """Give back the hooked functions and stop watching; what is held now is forgotten. Never raises."""
         self.active = False
         runtime.current = None
         steps: list[Callable[[], object]] = [
+            self.socket.stop,
             *(adapter.uninstall for adapter in self._adapters),
             self.dbapi.stop,
             self._collector.uninstall,
@@ -229,6 +235,7 @@ class Engine:
         self._unnecessary.clear()
         self.dbapi.after_fork()
         self._collector.after_fork()
+        self.socket.after_fork()
 
     def _report_the_rest(self) -> None:
         spared = [hold for hold in self.leaks.at_exit() if hold.number not in self._spared]

@@ -67,18 +67,21 @@ class Thread:
     Args:
         run: what it does.
         name: for people who look at the threads of the process.
+        unlisted: `threading` does not know of it. For one that starts before the application, and lives on:
+            gevent forgets the threads that were there when it replaces `threading`, and their end fails then.
     """
 
-    def __init__(self, run: Callable[[], None], name: str) -> None:
+    def __init__(self, run: Callable[[], None], name: str, *, unlisted: bool = False) -> None:
         self._run = run
         self._name = name
+        self._unlisted = unlisted
         self._ended = Latch()
         self._ident = 0
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start it. Raises `RuntimeError` if the interpreter is shutting down."""
-        if threads_are_greenlets():
+        if self._unlisted or threads_are_greenlets():
             _start_new_thread(self._work, ())
         else:
             thread = threading.Thread(target=self._work, name=self._name, daemon=True)

@@ -13,6 +13,9 @@ from otel_connleak.drivers import UNKNOWN, driver_of
 SYSTEM: Final = "other_sql"
 """The value of ``db.system.name`` for a database that OpenTelemetry has no name for."""
 
+HINT: Final = "call `commit()` or `rollback()` on every path, the latter in an `except`"
+"""How a transaction is ended on every path, with any module."""
+
 # What parameters of ``connect`` are called, in the order of preference; PEP 249 recommends the first ones.
 _ADDRESS: Final = ("host", "server", "hostname")
 _DATABASE: Final = ("database", "dbname", "db")
@@ -67,6 +70,12 @@ def transaction(connection: Any) -> Transaction:
     if not isinstance(inside, bool):
         return Transaction.UNKNOWN
     return Transaction.OPEN if inside else Transaction.NONE
+
+
+def begins(connection: Any, statement: Any) -> bool:
+    """Whether a statement that is to be run certainly begins a transaction, with a driver that is known."""
+    connection = getattr(connection, "__wrapped__", connection)
+    return driver_of(connection).begins(connection, statement)
 
 
 def is_closed(connection: Any) -> bool:

@@ -126,7 +126,8 @@ class Transactions:
             self._ended_by_call(hold, inner, verb, error)
             return
         inner.aborted = status is Transaction.ABORTED or (error is not None and _aborts(hold, error))
-        inner.writes, hold.unsettled = inner.writes + hold.unsettled, 0
+        if hold.unsettled:
+            inner.writes, hold.unsettled = inner.writes + hold.unsettled, 0
         if error is None:
             self.count(inner, verb)
 
@@ -195,9 +196,10 @@ class Transactions:
         inner: TransactionHold | None = hold.inner
         if inner is not None:
             self.end(hold, inner.decided or Ending.ROLLED_BACK)
-        for cursor in hold.cursors or ():
-            self._close(cursor)
-        hold.cursors = None
+        if hold.cursors:
+            for cursor in hold.cursors:
+                self._close(cursor)
+            hold.cursors = None
 
     def end(self, hold: Hold, ending: Ending) -> None:
         """The transaction of a connection ends; one that is a framework's block ends with `end_block`."""

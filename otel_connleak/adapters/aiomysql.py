@@ -11,6 +11,7 @@ import functools
 import weakref
 from typing import Any, Final
 
+from otel_connleak import row_status
 from otel_connleak.config import Settings
 from otel_connleak.connection import Facts, Pool, Tracked
 from otel_connleak.drivers.aiomysql import DRIVER
@@ -20,10 +21,12 @@ from otel_connleak.patching import Patches
 from otel_connleak.pools import Pools, name_of
 from otel_connleak.reconnecting import Reconnecting
 from otel_connleak.registry import Registry
+from otel_connleak.server_cursors import ServerCursors
 
 _DIRECT: Final = "aiomysql"
 _POOL: Final = "aiomysql_pool"
 _HINT: Final = "use `async with pool.acquire() as connection:` so that it is released on every path"
+_CURSOR_HINT: Final = "use `async with connection.cursor(…) as cursor:`, which reads the rest on every path"
 _CALLS: Final = "next_result begin commit rollback autocommit select_db show_warnings".split()
 _FETCHES: Final = "_read_rowdata_packet_unbuffered _finish_unbuffered_query".split()
 
@@ -42,7 +45,7 @@ class AiomysqlAdapter:
         from aiomysql.pool import Pool as Library
 
         self._registry = registry
-        self._install_driver(settings)
+        self._install_driver()
         pooled = Hooks(_POOL, registry, self._patches)
         replace = self._patches.replace
         replace(Library, "_acquire", lambda acquire: pooled.acquires_async(acquire, self._track_pooled))
@@ -55,7 +58,7 @@ class AiomysqlAdapter:
         self._patches.undo()
         self._pools.clear()
 
-    def _install_driver(self, settings: Settings) -> None:
+    def _install_driver(self) -> None:
         from aiomysql import connection as module
 
         direct = Hooks(_DIRECT, self._registry, self._patches)
@@ -69,8 +72,9 @@ class AiomysqlAdapter:
         # It closes what was dropped: that is no release.
         replace(connection, "__del__", direct.connects)
         replace(connection, "ping", lambda ping: calls(again.connects_async(ping, anew=True)))
-        with_statement = settings.statements != "off"
-        replace(connection, "query", lambda query: calls(query, statement=with_statement))
+        replace(connection, "query", functools.partial(calls, statement=True))
+        cursors = ServerCursors(_DIRECT, self._registry, self._patches, _CURSOR_HINT)
+        row_status.hook(self._patches, connection, module.MySQLResult, cursors)
         for name in _CALLS:
             replace(connection, name, calls)
         for name in _FETCHES:

@@ -53,7 +53,6 @@ class AiopgAdapter:
         self._registry = registry
         pooled = Hooks(_POOL, registry, self._patches)
         direct = Hooks(_DIRECT, registry, self._patches)
-        statement = settings.statements != "off"
         replace = self._patches.replace
         replace(AiopgPool, "_acquire", lambda it: pooled.acquires_async(it, self._track, unwrapped))
         replace(AiopgPool, "_fill_free_pool", pooled.connects_async)
@@ -64,7 +63,7 @@ class AiopgAdapter:
         replace(Connection, "__del__", self._finalize)
         replace(Connection, "notifies", self._notifies)
         replace(Cursor, "__init__", self._make_cursor)
-        for name, takes_it in (("execute", statement), ("callproc", False)):
+        for name, takes_it in (("execute", True), ("callproc", False)):
             replace(Cursor, name, functools.partial(self._call, direct, statement=takes_it))
 
     def uninstall(self) -> None:

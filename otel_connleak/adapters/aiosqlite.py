@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 from typing import Any, Final
 
+from otel_connleak.call_hooks import itself
 from otel_connleak.config import Settings
 from otel_connleak.connection import Tracked
 from otel_connleak.drivers.aiosqlite import DRIVER, references_of_its_thread
 from otel_connleak.finalizers import finalizes
-from otel_connleak.guard import failed
 from otel_connleak.hooks import Hooks
 from otel_connleak.patching import Patches
 from otel_connleak.registry import Registry
+from otel_connleak.verbs import Verb
 
 _SOURCE: Final = "aiosqlite"
 
@@ -24,6 +25,8 @@ _WITH_STATEMENT: Final = frozenset(
     {"execute", "executemany", "executescript", "_execute_insert", "_execute_fetchall"}
 )
 """The names of the functions, run in the connection's thread, whose first argument is a statement."""
+_VERBS: Final = {"commit": Verb.COMMIT, "rollback": Verb.ROLLBACK}
+"""What the functions do that end the transaction, by their names."""
 
 
 class AiosqliteAdapter:
@@ -39,12 +42,11 @@ class AiosqliteAdapter:
         from aiosqlite.core import Connection
 
         self._registry = registry
-        self._hooks = hooks = Hooks(_SOURCE, registry, self._patches)
-        self._with_statements = settings.statements != "off"
+        self._hooks = hooks = _Hooks(_SOURCE, registry, self._patches)
         replace = self._patches.replace
         replace(Connection, "_connect", self._connect)
         replace(Connection, "close", hooks.releases_async)
-        replace(Connection, "_execute", self._execute)
+        replace(Connection, "_execute", hooks.executes)
         if "__del__" in vars(Connection):
             # Before 0.22 a connection was its own thread: it never died of itself, and had no ``stop``.
             replace(Connection, "stop", hooks.releases)
@@ -75,25 +77,36 @@ class AiosqliteAdapter:
 
         return self._hooks.acquires_async(connect, self._track, direct=True)
 
-    def _execute(self, original: Any) -> Any:
-        patches, registry = self._patches, self._registry
-        call = self._hooks.calls_async(original, DRIVER.transaction)
-        if not self._with_statements:
-            return call
-
-        @functools.wraps(original)
-        async def execute(connection: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-            if patches.active and args:
-                try:
-                    hold = registry.hold_of(connection)
-                    if hold is not None and getattr(function, "__name__", "") in _WITH_STATEMENT:
-                        hold.statement = args[0]
-                except Exception:
-                    failed("aiosqlite statement")
-            return await call(connection, function, *args, **kwargs)
-
-        return execute
-
     def _finalize(self, original: Any) -> Any:
         # It stops its thread and so closes.
         return finalizes(original, self._registry, self._patches, (_SOURCE,))
+
+
+class _Hooks(Hooks):
+    """The hook of ``_execute``, too, which is told what to do."""
+
+    def executes(self, original: Any) -> Any:
+        """For ``_execute``: what is called, and what it is given, is what the call does."""
+
+        @functools.wraps(original)
+        async def execute(connection: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+            hold, started = self._calling(connection, itself, _given(function, args))
+            if hold is None:
+                return await original(connection, function, *args, **kwargs)
+            try:
+                result = await original(connection, function, *args, **kwargs)
+            except BaseException as error:
+                self._called(hold, started, DRIVER.transaction, error)
+                raise
+            self._called(hold, started, DRIVER.transaction)
+            return result
+
+        return execute
+
+
+def _given(function: Any, args: tuple[Any, ...]) -> Any:
+    """The statement that a function is given, or else the verb of what it does."""
+    name = getattr(function, "__name__", "")
+    if args and name in _WITH_STATEMENT:
+        return args[0]
+    return _VERBS.get(name, Verb.NONE)

@@ -12,23 +12,25 @@ from typing import Any, Final
 
 from otel_connleak.config import Settings
 from otel_connleak.connection import Facts, Pool, Tracked
-from otel_connleak.drivers.mysql import DRIVER
+from otel_connleak.drivers.mysql import DRIVER, after_call
 from otel_connleak.hooks import Hooks
 from otel_connleak.patching import Patches
 from otel_connleak.pools import Pools
 from otel_connleak.reconnecting import Reconnecting
 from otel_connleak.registry import Registry
+from otel_connleak.verbs import Verb, verb_of
 
 _DIRECT: Final = "mysql_connector_aio"
 _POOL: Final = "mysql_connector_aio_pool"
 _HINT: Final = (
     "use `async with await pool.get_connection() as connection:` so that it is returned on every path"
 )
-_STATEMENTS: Final = "cmd_query cmd_stmt_prepare".split()
 _CALLS: Final = (
-    "cmd_stmt_execute cmd_stmt_fetch cmd_stmt_reset cmd_stmt_close cmd_init_db cmd_change_user "
-    "cmd_reset_connection cmd_refresh cmd_statistics get_rows commit rollback reset_session"
+    "cmd_stmt_fetch cmd_stmt_reset cmd_stmt_close cmd_init_db "
+    "cmd_refresh cmd_statistics get_rows commit rollback"
 ).split()
+_RESETS: Final = "cmd_change_user cmd_reset_connection reset_session".split()
+"""Methods by which a session begins anew: they roll back."""
 _GONE: Final = frozenset({1053, 1927, 2006, 2013, 2055, 4031})
 """The errors of a connection whose session has ended: shut down, killed, gone, lost, idle for too long."""
 
@@ -58,7 +60,7 @@ class MySQLConnectorAioAdapter:
             "reconnect",
             lambda connect: self._again.connects_async(connect, anew=True),
         )
-        self._install_driver(MySQLConnection, settings)
+        self._install_driver(MySQLConnection)
         if hasattr(pooling, "MySQLConnectionPool"):  # older versions have no pool for asyncio
             self._install_pool(pooling.MySQLConnectionPool, pooling.PooledMySQLConnection)
 
@@ -67,20 +69,22 @@ class MySQLConnectorAioAdapter:
         self._patches.undo()
         self._pools.clear()
 
-    def _install_driver(self, cls: Any, settings: Settings) -> None:
-        calls = functools.partial(self._direct.calls_async, transaction=DRIVER.transaction)
-        with_statement = settings.statements != "off"
+    def _install_driver(self, cls: Any) -> None:
+        calls = functools.partial(self._direct.calls_async, transaction=after_call)
         replace = self._patches.replace
         replace(cls, "close", self._closes)
         replace(cls, "disconnect", lambda _: cls.close)  # the same function by another name
         replace(cls, "shutdown", self._closes)
         replace(cls, "is_connected", self._asks)
         replace(cls, "ping", lambda ping: calls(self._asks(ping)))
-        for name in _STATEMENTS:
-            replace(cls, name, lambda query: calls(self._notices(query), statement=with_statement))
+        replace(cls, "cmd_query", lambda query: calls(self._notices(query), statement=True))
+        replace(cls, "cmd_stmt_prepare", self._prepares)
+        replace(cls, "cmd_stmt_execute", self._runs_prepared)
         # Which of these there are depends on the version.
         for name in vars(cls).keys() & set(_CALLS):
             replace(cls, name, lambda call: calls(self._notices(call)))
+        for name in vars(cls).keys() & set(_RESETS):
+            replace(cls, name, lambda call: calls(self._notices(call), verb=Verb.ROLLBACK))
 
     def _install_pool(self, pool: Any, handed_out: Any) -> None:
         pooled, direct = Hooks(_POOL, self._registry, self._patches), self._direct
@@ -110,6 +114,31 @@ class MySQLConnectorAioAdapter:
 
     def _closes(self, original: Any) -> Any:
         return self._again.closes_async(original, self._direct.releases_async(original))
+
+    def _prepares(self, original: Any) -> Any:
+        """What is prepared is run by a call of its own, which is not told what it runs."""
+        call = self._direct.calls_async(self._notices(original), after_call, verb=Verb.READ)
+
+        @functools.wraps(original)
+        def cmd_stmt_prepare(connection: Any, statement: Any, *args: Any, **kwargs: Any) -> Any:
+            hold = self._registry.hold_of(connection)
+            if hold is not None and self._patches.active:
+                hold.statement = statement
+            return call(connection, statement, *args, **kwargs)
+
+        return cmd_stmt_prepare
+
+    def _runs_prepared(self, original: Any) -> Any:
+        calls = functools.partial(self._direct.calls_async, self._notices(original), after_call)
+        reads, writes = calls(verb=Verb.READ), calls(verb=Verb.WRITE)
+
+        @functools.wraps(original)
+        def cmd_stmt_execute(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            hold = self._registry.hold_of(connection)
+            call = writes if hold is not None and verb_of(hold.statement) is Verb.WRITE else reads
+            return call(connection, *args, **kwargs)
+
+        return cmd_stmt_execute
 
     def _notices(self, original: Any) -> Any:
         """The driver leaves a connection as it is when its session has ended: the errors tell."""

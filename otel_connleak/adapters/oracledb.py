@@ -65,25 +65,22 @@ class OracledbAdapter:
         replace(AsyncConnection, "close", hooks.releases_async)
         replace(AsyncConnection, "terminate", hooks.releases)
         replace(AsyncConnectionPool, "drop", functools.partial(hooks.releases_async, at=1, refuses=True))
-        statements = settings.statements != "off"
-        self._hook_calls(Connection, Cursor, hooks.calls, statements)
-        self._hook_calls(AsyncConnection, AsyncCursor, hooks.calls_async, statements)
+        self._hook_calls(Connection, Cursor, hooks.calls)
+        self._hook_calls(AsyncConnection, AsyncCursor, hooks.calls_async)
 
     def uninstall(self) -> None:
         """Give back the identical functions."""
         self._patches.undo()
         self._pools.clear()
 
-    def _hook_calls(self, connections: Any, cursors: Any, calls: Any, statements: bool) -> None:
+    def _hook_calls(self, connections: Any, cursors: Any, calls: Any) -> None:
         status = DRIVER.transaction
         for name in _CALLS:
             self._hook(connections, name, functools.partial(calls, transaction=status))
         for name in (*_CALLS_OF_CURSORS, *_STATEMENTS):
             of_cursor = functools.partial(calls, transaction=status, subject=_connection_of)
-            self._hook(
-                cursors, name, functools.partial(of_cursor, statement=statements and name in _STATEMENTS)
-            )
-        frame = functools.partial(calls, transaction=status, statement=statements)
+            self._hook(cursors, name, functools.partial(of_cursor, statement=name in _STATEMENTS))
+        frame = functools.partial(calls, transaction=status, statement=True)
         self._hook(connections, "fetch_df_all", frame)
 
     def _hook(self, owner: Any, name: str, make: Any) -> None:

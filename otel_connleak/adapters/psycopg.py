@@ -115,20 +115,6 @@ class PsycopgAdapter:
 
         return classmethod(connect)
 
-    def _calling(self, connection: Any) -> tuple[Hold | None, float]:
-        """A driver call begins: the hold it belongs to, and when it began."""
-        try:
-            registry = self._registry
-            hold = registry.hold_of(connection)
-            if hold is None:
-                return None, 0.0
-            started = hold.busy_since = registry.clock()
-            self._calling_now = hold
-        except Exception:
-            failed("psycopg wait")
-            return None, 0.0
-        return hold, started
-
     def _called(
         self, connection: Any, hold: Hold, started: float, error: BaseException | None = None
     ) -> None:
@@ -142,13 +128,21 @@ class PsycopgAdapter:
             failed("psycopg wait")
 
     def _wait(self, original: Any) -> Any:
-        patches, calling, called = self._patches, self._calling, self._called
+        patches, called = self._patches, self._called
+        hold_of, clock = self._registry.hold_of, self._registry.clock
 
         @functools.wraps(original)
         def wait(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            if not patches.active:
-                return original(connection, *args, **kwargs)
-            hold, started = calling(connection)
+            # Written out here and below: a call more would be a twentieth of what the hooks cost.
+            hold = None
+            if patches.active:
+                try:
+                    hold = hold_of(connection)
+                    if hold is not None:
+                        started = hold.busy_since = clock()
+                        self._calling_now = hold
+                except Exception:
+                    failed("psycopg wait")
             if hold is None:
                 return original(connection, *args, **kwargs)
             try:
@@ -162,13 +156,20 @@ class PsycopgAdapter:
         return wait
 
     def _async_wait(self, original: Any) -> Any:
-        patches, calling, called = self._patches, self._calling, self._called
+        patches, called = self._patches, self._called
+        hold_of, clock = self._registry.hold_of, self._registry.clock
 
         @functools.wraps(original)
         async def wait(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            if not patches.active:
-                return await original(connection, *args, **kwargs)
-            hold, started = calling(connection)
+            hold = None
+            if patches.active:
+                try:
+                    hold = hold_of(connection)
+                    if hold is not None:
+                        started = hold.busy_since = clock()
+                        self._calling_now = hold
+                except Exception:
+                    failed("psycopg wait")
             if hold is None:
                 return await original(connection, *args, **kwargs)
             try:

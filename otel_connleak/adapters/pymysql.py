@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Final
 
+from otel_connleak import row_status
 from otel_connleak.config import Settings
 from otel_connleak.connection import Tracked
 from otel_connleak.drivers.pymysql import DRIVER
@@ -17,8 +18,10 @@ from otel_connleak.hooks import Hooks
 from otel_connleak.patching import Patches
 from otel_connleak.reconnecting import Reconnecting
 from otel_connleak.registry import Registry
+from otel_connleak.server_cursors import ServerCursors
 
 _SOURCE: Final = "pymysql"
+_CURSOR_HINT: Final = "use `with connection.cursor(…) as cursor:` so that the rest is read on every path"
 _CALLS: Final = "next_result begin commit rollback autocommit select_db show_warnings".split()
 _FETCHES: Final = "_read_rowdata_packet_unbuffered _finish_unbuffered_query".split()
 
@@ -45,8 +48,9 @@ class PyMySQLAdapter:
         # ``Connection.__del__`` is the same function, and stays: what is dropped is not released.
         replace(Connection, "_force_close", lambda close: again.closes(close, hooks.releases(close)))
         replace(Connection, "ping", lambda ping: calls(again.connects(ping, anew=True)))
-        with_statement = settings.statements != "off"
-        replace(Connection, "query", lambda query: calls(query, statement=with_statement))
+        replace(Connection, "query", functools.partial(calls, statement=True))
+        cursors = ServerCursors(_SOURCE, self._registry, self._patches, _CURSOR_HINT)
+        row_status.hook(self._patches, Connection, MySQLResult, cursors)
         for name in _CALLS:
             replace(Connection, name, calls)
         for name in _FETCHES:

@@ -10,9 +10,11 @@ earlier and pools made later:
   takes it back. Not when the connection has been invalidated;
 - ``close``: the pool closes the driver's connection, also one that is out: invalidated, or thrown out;
 - ``checkin``: all else that comes back;
-- ``detach``: it leaves the pool and is held until ``reset``, which comes without a record then.
+- ``detach``: it leaves the pool and is held until ``reset``, which comes without a record then;
+- ``invalidate``: it is about to be closed, and its transaction is meant to be lost.
 
-An exception in one of these would invalidate the connection or reach the application: there is none.
+An exception in one of these would invalidate the connection or reach the application: there is none. Modules
+of their own hook transactions, results, and the calls of drivers that have no hooks.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+import wrapt
+
 from otel_connleak.config import Settings
-from otel_connleak.connection import Facts, Pool, Tracked, Transaction
+from otel_connleak.connection import Facts, Pool, Tracked
 from otel_connleak.drivers import UNKNOWN, Driver, driver_of, unwrapped
 from otel_connleak.guard import failed
 from otel_connleak.hold import Hold
@@ -32,6 +36,9 @@ from otel_connleak.nesting import inside
 from otel_connleak.patching import Patches
 from otel_connleak.pools import Pools, name_of
 from otel_connleak.registry import Registry
+from otel_connleak.sqlalchemy_calls import DriverCalls
+from otel_connleak.sqlalchemy_streams import StreamHooks
+from otel_connleak.sqlalchemy_transactions import TransactionHooks
 
 _SOURCE: Final = "sqlalchemy"
 _HINT: Final = (
@@ -41,6 +48,13 @@ _HINT: Final = (
 _ASYNC_HINT: Final = (
     "use `async with engine.connect() as connection:` or `async with AsyncSession(engine) as session:` "
     "so that it is returned on every path"
+)
+_TRANSACTION_HINT: Final = (
+    "use `with engine.begin() as connection:` or `with session.begin():`, or call `commit()` on every path"
+)
+_ASYNC_TRANSACTION_HINT: Final = (
+    "use `async with engine.begin() as connection:` or `async with session.begin():`, "
+    "or `await` their `commit()` on every path"
 )
 _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 """OpenTelemetry's name of a database system, where it is not SQLAlchemy's name of the dialect."""
@@ -58,32 +72,49 @@ class SQLAlchemyAdapter:
         self._pools = Pools(_record_of)
         self._listeners: list[tuple[str, Callable[..., None]]] = []
         self._itself: set[type] = set()
-        self._counts_calls = False
 
     def install(self, registry: Registry, settings: Settings) -> None:
         """Hook it. Raises `AttributeError` if it has changed."""
         from sqlalchemy import event
         from sqlalchemy.engine import AdaptedConnection
-        from sqlalchemy.engine.default import DefaultDialect
         from sqlalchemy.pool import ConnectionPoolEntry, Pool, SingletonThreadPool
 
         self._registry = registry
         self._adapted, self._record = AdaptedConnection, ConnectionPoolEntry
-        self._shows_statements = settings.statements != "off"
-        self._counts_calls = False
+        self._calls = DriverCalls(_SOURCE, registry, self._patches, self._held_of)
         for pool in (Pool, SingletonThreadPool):  # the one that has a ``connect`` of its own
             self._patches.replace(pool, "connect", self._connect)
-        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
-            self._patches.replace(DefaultDialect, name, self._execute)
+        self._hook_transactions()
         listeners: dict[str, Callable[..., None]] = {
             "reset": self._reset,
             "close": self._returned,
             "checkin": self._returned,
             "detach": self._detached,
+            "invalidate": self._invalidated,
         }
         for name, listener in listeners.items():
             event.listen(Pool, name, listener)
             self._listeners.append((name, listener))
+
+    def _hook_transactions(self) -> None:
+        transactions = TransactionHooks(self._registry, self._patches, self._hold_of)
+        self._transactions = transactions
+        transactions.install()
+        StreamHooks(self._registry, self._patches, self._hold_of).install()
+
+        def later(hook: Callable[[Any], None], module: Any) -> None:
+            if self._patches.active and self._transactions is transactions:
+                try:
+                    hook(module)
+                except Exception:  # the application imports it: it must be able to
+                    failed(f"hooking {module.__name__}")
+
+        # These parts of SQLAlchemy are hooked when the application needs them, and not loaded for us.
+        for name, hook in (
+            ("sqlalchemy.orm.session", transactions.install_sessions),
+            ("sqlalchemy.ext.asyncio", transactions.install_async),
+        ):
+            wrapt.register_post_import_hook(functools.partial(later, hook), name)
 
     def uninstall(self) -> None:
         """Give back the identical functions and take the listeners out."""
@@ -115,6 +146,15 @@ class SQLAlchemyAdapter:
             self._itself.add(kind)
         return connection
 
+    def _held_of(self, connection: Any) -> Any:
+        """What the hold of a `sqlalchemy.Connection` is of, or None: it may be invalidated, or closed."""
+        fairy = connection._dbapi_connection
+        return None if fairy is None else self._held(fairy.dbapi_connection, fairy._connection_record)
+
+    def _hold_of(self, connection: Any) -> Hold | None:
+        held = self._held_of(connection)
+        return None if held is None else self._registry.hold_of(held)
+
     # --- acquire -------------------------------------------------------------------------------------------
 
     def _connect(self, original: Any) -> Any:
@@ -134,7 +174,7 @@ class SQLAlchemyAdapter:
                 if fairy._counter == 1:
                     held = held_of(fairy.dbapi_connection, fairy._connection_record)
                     hold = acquire(_SOURCE, held, sys._getframe(1), track, pool)
-                    if self._counts_calls and not self._sees_calls(held):
+                    if self._calls.counts and not self._sees_calls(held):
                         # Nor do we see all of them, such as fetching: nobody can say that it has been idle.
                         hold.long_lived = True
             except Exception:
@@ -145,21 +185,17 @@ class SQLAlchemyAdapter:
 
     def _sees_calls(self, held: Any) -> bool:
         """Whether hooks of its driver, or our proxies (`trace_dbapi`), tell of the calls of a connection."""
-        if isinstance(held, self._record):
-            return False
         driver = driver_of(held)
         return driver.sees_calls(held) if driver is not UNKNOWN else hasattr(type(held), "_self_is_traced")
 
     def _track(self, held: Any, pool: Any) -> Tracked:
-        record_only = isinstance(held, self._record)
-        connection = held.driver_connection if record_only else held
-        driver = driver_of(connection)
-        facts = _facts(driver, connection, pool)
-        self._counts_calls = self._counts_calls or not self._sees_calls(held)
-        transaction = driver.transaction
-        if record_only:
-            transaction = functools.partial(_transaction_of_record, driver.transaction)
-        return self._registry.track(held, facts, transaction, self._pools.of(pool, facts))
+        connection = held.driver_connection if isinstance(held, self._record) else held
+        facts = _facts(driver_of(connection), connection, pool)
+        if not self._sees_calls(held):
+            self._calls.start()
+        tracked = self._registry.track(held, facts, driver_of(held).transaction, self._pools.of(pool, facts))
+        tracked.transaction_hint = _ASYNC_TRANSACTION_HINT if _is_async(pool) else _TRANSACTION_HINT
+        return tracked
 
     # --- release: listeners --------------------------------------------------------------------------------
 
@@ -191,60 +227,17 @@ class SQLAlchemyAdapter:
         except Exception:
             failed("sqlalchemy detach")
 
+    def _invalidated(self, dbapi_connection: Any, connection_record: Any, _exception: Any) -> None:
+        try:
+            held = self._held(dbapi_connection, connection_record)
+            self._transactions.thrown_away(self._registry.hold_of(held))
+        except Exception:
+            failed("sqlalchemy invalidate")
+
     def _end(self, held: Any) -> None:
         hold = self._registry.release(_SOURCE, held)
         if hold is not None:
             self._registry.released(hold)
-
-    # --- the driver's calls --------------------------------------------------------------------------------
-
-    def _execute(self, original: Any) -> Any:
-        """For the dialect's methods that call the driver with a statement; their last argument tells whose.
-
-        Not by events: those of the engine do not come in pairs when something raises, and leave a mark on
-        the class `Engine` that slows down every statement for ever.
-        """
-        patches = self._patches
-
-        @functools.wraps(original)
-        def execute(dialect: Any, cursor: Any, statement: Any, *args: Any, **kwargs: Any) -> Any:
-            if not self._counts_calls or not patches.active:
-                return original(dialect, cursor, statement, *args, **kwargs)
-            hold, started = self._calling(statement, kwargs.get("context", args[-1] if args else None))
-            try:
-                return original(dialect, cursor, statement, *args, **kwargs)
-            finally:
-                if hold is not None:
-                    self._called(hold, started)
-
-        return execute
-
-    def _calling(self, statement: Any, context: Any) -> tuple[Hold | None, float]:
-        if context is None:  # somebody calls the dialect by himself
-            return None, 0.0
-        try:
-            fairy = context.root_connection.connection
-            hold = self._registry.hold_of(self._held(fairy.dbapi_connection, fairy._connection_record))
-            if hold is None or hold.busy_since is not None:
-                return None, 0.0
-            if self._shows_statements:
-                hold.statement = statement
-            started = hold.busy_since = self._registry.clock()
-        except Exception:
-            failed("sqlalchemy execute")
-            return None, 0.0
-        return hold, started
-
-    def _called(self, hold: Hold, started: float) -> None:
-        try:
-            # Else the driver's own hooks have seen the call, and counted it.
-            if hold.busy_since is started:
-                self._registry.called(hold, started)
-                connection = hold.tracked()
-                if connection is not None:
-                    hold.transaction = hold.tracked.transaction(connection)
-        except Exception:
-            failed("sqlalchemy execute")
 
 
 def _facts(driver: Driver, connection: Any, pool: Any) -> Facts:
@@ -258,16 +251,15 @@ def _facts(driver: Driver, connection: Any, pool: Any) -> Facts:
     return Facts(_SYSTEMS.get(name, name))
 
 
-def _transaction_of_record(transaction: Callable[[Any], Transaction], record: Any) -> Transaction:
-    connection = record.driver_connection
-    return transaction(connection) if connection is not None else Transaction.UNKNOWN
+def _is_async(pool: Any) -> bool:
+    return bool(getattr(pool, "_is_asyncio", False))
 
 
 def _record_of(reference: weakref.ref[Any], facts: Facts) -> Pool:
     """Our record of a pool, which is there to be asked now."""
     pool = reference()
     name = getattr(pool, "logging_name", None) or name_of(facts)
-    hint = _ASYNC_HINT if getattr(pool, "_is_asyncio", False) else _HINT
+    hint = _ASYNC_HINT if _is_async(pool) else _HINT
     return Pool(name, functools.partial(_figures, reference), hint, library=reference)
 
 

@@ -17,22 +17,27 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from otel_connleak.call_hooks import itself
 from otel_connleak.config import Settings
 from otel_connleak.connection import Tracked
 from otel_connleak.drivers import unwrapped
-from otel_connleak.drivers.sqlite3 import DRIVER, opened, own_references
+from otel_connleak.drivers.sqlite3 import DRIVER, opened, own_references, scripts_commit
 from otel_connleak.guard import failed
+from otel_connleak.hold import Ending
 from otel_connleak.hooks import Hooks
 from otel_connleak.patching import Patches
 from otel_connleak.registry import Registry
+from otel_connleak.verbs import Verb
 
 _SOURCE: Final = "sqlite3"
 _HINT: Final = "use `with contextlib.closing(connection):`; `with connection:` alone does not close it"
 
 _STATEMENTS: Final = ("execute", "executemany", "executescript")
 """Methods of connections and cursors whose first argument is a statement."""
-_CALLS: Final = ("commit", "rollback", "backup", "blobopen", "__exit__")
-"""Further methods of connections that read or write. ``with`` ends a transaction, and not the connection."""
+_CALLS: Final = ("backup", "blobopen")
+"""Further methods of connections that read or write."""
+_ENDS: Final = ("commit", "rollback", "__exit__")
+"""Methods that end a transaction. ``with`` does not end the connection."""
 _FACTORY_OF_CONNECT: Final = 5
 """The position of ``factory`` among the arguments of ``connect``; Python 3.15 takes it by keyword only."""
 
@@ -52,12 +57,11 @@ class Sqlite3Adapter:
 
         self._registry = registry
         self._hooks = Hooks(_SOURCE, registry, self._patches)
-        self._with_statements = settings.statements != "off"
         self._cursors = _Factories(sqlite3.Cursor, self._methods_of_cursors(sqlite3.Cursor))
         self._connections = _Factories(
             sqlite3.Connection,
             {"__slots__": ("__weakref__",), **self._methods_of_connections(sqlite3.Connection)},
-            close=self._hooks.releases,
+            close=self._close,
         )
         self._patches.replace(dbapi2, "connect", self._connect)
         # An alias, which was bound before the function was replaced.
@@ -100,13 +104,12 @@ class Sqlite3Adapter:
     def _methods_of_connections(self, cls: Any) -> dict[str, Any]:
         calls = self._hooks.calls
         return {
-            "close": self._hooks.releases(cls.close),
+            "close": self._close(cls.close),
             "cursor": self._cursor(cls.cursor),
             **{name: calls(getattr(cls, name), DRIVER.transaction) for name in _CALLS},
-            **{
-                name: calls(getattr(cls, name), DRIVER.transaction, statement=self._with_statements)
-                for name in _STATEMENTS
-            },
+            **{name: self._end(getattr(cls, name)) for name in _ENDS},
+            **{name: calls(getattr(cls, name), DRIVER.transaction, statement=True) for name in _STATEMENTS},
+            "executescript": self._script(cls.executescript, itself),
         }
 
     def _methods_of_cursors(self, cls: Any) -> dict[str, Any]:
@@ -116,12 +119,55 @@ class Sqlite3Adapter:
         return {
             "__slots__": (),
             **{
-                name: self._hooks.calls(
-                    getattr(cls, name), DRIVER.transaction, connection, statement=self._with_statements
-                )
+                name: self._hooks.calls(getattr(cls, name), DRIVER.transaction, connection, statement=True)
                 for name in _STATEMENTS
             },
+            "executescript": self._script(cls.executescript, connection),
         }
+
+    def _close(self, original: Any) -> Any:
+        return self._hooks.releases(original, _to_close)
+
+    def _end(self, original: Any) -> Any:
+        """What ends the transaction; ``with`` commits if it is left without an exception."""
+        calls = functools.partial(self._hooks.calls, original, DRIVER.transaction)
+        commits, rolls_back, does_nothing = (
+            calls(verb=Verb.COMMIT),
+            calls(verb=Verb.ROLLBACK),
+            calls(verb=Verb.READ),
+        )
+        always_rolls_back = original.__name__ == "rollback"
+
+        @functools.wraps(original)
+        def end(connection: Any, *about: Any) -> Any:
+            if _is_autocommit(connection):
+                call = does_nothing  # not even in a transaction that was begun by hand
+            elif always_rolls_back or (about and about[0] is not None):
+                call = rolls_back
+            else:
+                call = commits
+            return call(connection, *about)
+
+        return end
+
+    def _script(self, original: Any, subject: Callable[[Any], Any]) -> Any:
+        """A script: what was open before it is committed first."""
+        call = self._hooks.calls(original, DRIVER.transaction, subject, statement=True)
+        patches, registry = self._patches, self._registry
+
+        @functools.wraps(original)
+        def executescript(this: Any, *args: Any, **kwargs: Any) -> Any:
+            if patches.active:
+                try:
+                    connection = subject(this)
+                    hold = registry.hold_of(connection) if connection is not None else None
+                    if hold is not None and hold.inner is not None and scripts_commit(connection):
+                        registry.transactions.end(hold, Ending.COMMITTED)
+                except Exception:
+                    failed("sqlite3 script")
+            return call(this, *args, **kwargs)
+
+        return executescript
 
     def _cursor(self, original: Any) -> Any:
         patches, cursors = self._patches, self._cursors
@@ -133,6 +179,22 @@ class Sqlite3Adapter:
             return original(connection, *args, **kwargs)
 
         return cursor
+
+
+def _is_autocommit(connection: Any) -> bool:
+    try:
+        return connection.autocommit is True
+    except Exception:  # it is closed, or not for this thread: the call will say so
+        return False
+
+
+def _to_close(connection: Any) -> Any:
+    """What ``close()`` closes; nothing if it refuses, because of the thread, or is closed already."""
+    try:
+        _ = connection.autocommit
+    except Exception:
+        return None
+    return connection
 
 
 class _Factories:

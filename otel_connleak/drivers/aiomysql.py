@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from otel_connleak import row_status
 from otel_connleak.connection import Facts, Transaction
 from otel_connleak.drivers import Driver
 
-# Bits of the status that the server sends with its answers, by MySQL's protocol.
-_IN_TRANSACTION: Final = 1
-_AUTOCOMMIT: Final = 2
+_TRANSACTION_HINT: Final = "call `commit()` or `rollback()` on every path, the latter in an `except`"
 
 
 def facts(connection: Any) -> Facts:
@@ -23,19 +22,8 @@ def facts(connection: Any) -> Facts:
 
 
 def transaction(connection: Any) -> Transaction:
-    """The transaction status; may be read from any thread.
-
-    aiomysql keeps the status that comes with the answer to a statement, but not the one that comes with rows.
-    So after a SELECT without autocommit it is not known whether this has opened a transaction.
-    """
-    if connection.closed:
-        return Transaction.NONE
-    status = connection.server_status
-    if status & _IN_TRANSACTION:
-        return Transaction.OPEN
-    result = connection._result
-    rows = result is not None and result.field_count > 0
-    return Transaction.UNKNOWN if rows and not status & _AUTOCOMMIT else Transaction.NONE
+    """The transaction status; may be read from any thread."""
+    return Transaction.NONE if connection.closed else row_status.transaction(connection)
 
 
-DRIVER: Final = Driver(facts, transaction)
+DRIVER: Final = Driver(facts, transaction, transaction_hint=_TRANSACTION_HINT)

@@ -31,4 +31,8 @@ def transaction(connection: Any) -> Transaction:
     return _STATUS[connection.raw.get_transaction_status()]
 
 
-DRIVER: Final = Driver(facts, transaction)
+DRIVER: Final = Driver(
+    facts,
+    transaction,
+    transaction_hint="use `async with cursor.begin():` so that it ends on every path",
+)

@@ -45,4 +45,8 @@ def _is_partial(value: Any) -> bool:
     return type(value) is functools.partial
 
 
-DRIVER: Final = Driver(facts, transaction)
+DRIVER: Final = Driver(
+    facts,
+    transaction,
+    transaction_hint="call `await connection.commit()` or `rollback()` on every path",
+)

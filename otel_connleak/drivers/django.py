@@ -57,9 +57,17 @@ def facts(wrapper: Any) -> Facts:
 
 
 def transaction(wrapper: Any) -> Transaction:
-    """The transaction status of the connection that the wrapper has now."""
+    """The transaction status of the connection that the wrapper has now.
+
+    Of a driver that is not known here, Django's own: it is told of each begin and end, or does it itself.
+    """
     connection = unwrapped(wrapper.connection)
-    return Transaction.NONE if connection is None else driver_of(connection).transaction(connection)
+    if connection is None:
+        return Transaction.NONE
+    driver = driver_of(connection)
+    if driver is not UNKNOWN:
+        return driver.transaction(connection)
+    return Transaction.OPEN if wrapper.in_atomic_block or not wrapper.autocommit else Transaction.NONE
 
 
 def pool_name(wrapper: Any) -> str:

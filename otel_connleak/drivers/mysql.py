@@ -25,4 +25,17 @@ def transaction(connection: Any) -> Transaction:
     return Transaction.OPEN if connection.in_transaction else Transaction.NONE
 
 
-DRIVER: Final = Driver(facts, transaction)
+def after_call(connection: Any) -> Transaction:
+    """The same after a call: while there are rows to read, a transaction may be that of their statement only.
+
+    That begins none which lasts, if it is committed at once, or touches no table.
+    """
+    status = transaction(connection)
+    return Transaction.UNKNOWN if status is Transaction.OPEN and connection.unread_result else status
+
+
+DRIVER: Final = Driver(
+    facts,
+    transaction,
+    transaction_hint="call `commit()` or `rollback()` on every path, the latter in an `except`",
+)

@@ -39,4 +39,8 @@ def _read(connection: Any, name: str) -> Any:
         return None
 
 
-DRIVER: Final = Driver(facts, transaction)
+DRIVER: Final = Driver(
+    facts,
+    transaction,
+    transaction_hint="call `commit()` or `rollback()` on every path, the latter in an `except`",
+)

@@ -31,4 +31,20 @@ def transaction(connection: Any) -> Transaction:
     return _STATUS.get(connection._transaction_status, Transaction.UNKNOWN)
 
 
-DRIVER: Final = Driver(facts, transaction)
+def sees_calls(connection: Any) -> bool:
+    """Whether its calls to the server are seen: there are no hooks but our proxies (`trace_dbapi`)."""
+    return hasattr(type(connection), "_self_is_traced")
+
+
+def begins(connection: Any, _statement: Any) -> bool:
+    """Whether a statement that is to be run begins a transaction: any does, without autocommit."""
+    return not connection.autocommit and transaction(connection) is Transaction.NONE
+
+
+DRIVER: Final = Driver(
+    facts,
+    transaction,
+    sees_calls,
+    begins=begins,
+    transaction_hint="call `commit()` or `rollback()` on every path, the latter in an `except`",
+)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import re
+import sqlite3
 import weakref
 from typing import Any, Final
 
 from otel_connleak.connection import Facts, Transaction
 from otel_connleak.drivers import Driver
+
+_WRITES: Final = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*+(?:INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE | re.DOTALL
+)
+"""What sqlite3 begins a transaction before."""
 
 _databases: Final[weakref.WeakKeyDictionary[Any, str | None]] = weakref.WeakKeyDictionary()
 """What each connection was opened with. It does not know it itself; to ask SQLite would be a statement."""
@@ -57,4 +64,27 @@ def own_references(connection: Any) -> int:
     )
 
 
-DRIVER: Final = Driver(facts, transaction, lambda connection: connection in _databases)
+def begins(connection: Any, statement: Any) -> bool:
+    """Whether a statement that is to be run begins a transaction: with legacy control, one that writes."""
+    try:
+        autocommit = connection.autocommit
+        if autocommit is True or autocommit is False:
+            return not autocommit
+        writes = isinstance(statement, str) and _WRITES.match(statement) is not None
+        return writes and connection.isolation_level is not None and not connection.in_transaction
+    except Exception:  # it is closed, or not for this thread
+        return False
+
+
+def scripts_commit(connection: Any) -> bool:
+    """Whether ``executescript`` begins with a commit, which it does with legacy control."""
+    return bool(connection.autocommit == sqlite3.LEGACY_TRANSACTION_CONTROL)
+
+
+DRIVER: Final = Driver(
+    facts,
+    transaction,
+    lambda connection: connection in _databases,
+    begins,
+    "use `with connection:`, which commits or rolls back, or call `commit()` on every path",
+)

@@ -298,7 +298,7 @@ def test_calls(path: str, run: Callable[..., Any], reports: Reports) -> None:
 
 
 def test_no_statements(path: str, run: Callable[..., Any], instrument: Instrument) -> None:
-    """Where statements are not wanted, none is kept."""
+    """Where statements are not wanted, none is shown."""
     reports = instrument(statements="off")
 
     async def leave_it() -> None:
@@ -309,7 +309,7 @@ def test_no_statements(path: str, run: Callable[..., Any], instrument: Instrumen
         run(leave_it())
 
     assert "db.query.summary" not in reports.leak().attributes
-    assert leaks()[0].hold.statement is None
+    assert leaks()[0].statement is None
 
 
 def test_last_statement(path: str, run: Callable[..., Any], reports: Reports) -> None:

@@ -32,7 +32,7 @@ from tests.adapters.library import Library
 from tests.adapters.shop.customers import COUNT
 from tests.adapters.shop.keeping import Cycle
 from tests.adapters.test_psycopg import REFUSED, end_session, facts
-from tests.support.reports import GRACE, Reports
+from tests.support.reports import GRACE, Reports, held
 from tests.support.waiting import wait_until
 
 ERRORS = psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError
@@ -317,7 +317,8 @@ def test_reconnected(dsn: str, pool: PooledDB, reports: Reports) -> None:
         cursor.execute(COUNT)
         pid = driver_connection(connection).info.backend_pid
         assert broken() is not driver_connection(connection)
-        (hold,) = open_holds()
+        hold, transaction = open_holds()
+        assert transaction.resource == "transaction"
         reports.none()
         cursor.execute(COUNT)
         assert open_holds()[0].statements > hold.statements > 0
@@ -351,7 +352,7 @@ def test_reconnected_by_the_application(dsn: str, reports: Reports) -> None:
     with pool.connection() as connection:
         end_session(dsn, driver_connection(connection))
         connection.cursor().execute(COUNT)
-        assert len(open_holds()) == 1
+        assert held() == 1
 
     assert open_holds() == []
     reports.none()
@@ -501,9 +502,9 @@ def test_traced_by_opentelemetry(dsn: str, instrument: Instrument) -> None:
         cursor.execute(COUNT)
         end_session(dsn, driver_connection(connection).__wrapped__)
         cursor.execute(COUNT)
-        (before,) = open_holds()
+        before, _ = open_holds()
         cursor.execute(COUNT)
-        (after,) = open_holds()
+        after, _ = open_holds()
         leak = reports.leak()
     pool.close()
 

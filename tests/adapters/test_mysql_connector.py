@@ -18,7 +18,7 @@ from tests.adapters.contract import SyncContract
 from tests.adapters.library import Library
 from tests.adapters.shop.keeping import Cycle
 from tests.support.mariadb import Database
-from tests.support.reports import NEVER, Reports
+from tests.support.reports import NEVER, Reports, held
 
 connect_before = mysql.connector.connect
 """The function as an application has it that imported it before the instrumentation started."""
@@ -321,7 +321,7 @@ def test_unread_result(parameters: dict[str, Any], reports: Reports) -> None:
     cursor.execute("SELECT id FROM customers")
     with suppress(errors.InternalError):
         assert not connection.is_connected()
-    assert len(open_holds()) == 1
+    assert held() == 1
     assert len(cursor.fetchall()) == 3
     connection.close()
 

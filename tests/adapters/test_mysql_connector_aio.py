@@ -18,7 +18,7 @@ from tests.adapters.contract import AsyncContract
 from tests.adapters.library import Library
 from tests.adapters.shop.keeping import Cycle
 from tests.support.mariadb import Database
-from tests.support.reports import Reports
+from tests.support.reports import Reports, held
 
 # The driver sends the current span along, if there is one; MariaDB has nothing to send it in.
 pytestmark = pytest.mark.filterwarnings("ignore:This version of the server does not support Query Attributes")
@@ -233,7 +233,7 @@ def test_unread_result(database: Database, execute: Execute, reports: Reports) -
         async with await connection.cursor() as cursor:
             await cursor.execute("SELECT id FROM customers")
             assert not await connection.is_connected()
-            assert len(open_holds()) == 1
+            assert held() == 1
             assert len(await cursor.fetchall()) == 3
         await connection.close()
 

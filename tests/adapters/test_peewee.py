@@ -34,7 +34,7 @@ from tests.adapters.shop.customers import COUNT, Customers
 from tests.adapters.test_psycopg import facts
 from tests.conftest import Replaced
 from tests.support import litedb
-from tests.support.reports import GRACE, Reports
+from tests.support.reports import GRACE, Reports, held
 from tests.support.telemetry import Telemetry
 from tests.support.waiting import wait_until
 
@@ -158,11 +158,42 @@ class PeeweeContract(SyncContract):
         assert reports.hold_names() == ["Customers.keep"]
 
     def test_late_release(self, customers: Any, run: Run, instrument: Instrument) -> None:
-        """Nor does its age: one connection for each thread may lie idle."""
+        """Nor does its age: one connection for each thread may lie idle. Its transaction must not."""
         reports = instrument(overdue_after=GRACE)
-        customers.think(reports.none)
+        customers.think(reports.leak)
+        leak, recovery = reports.leak(), reports.recovery()
 
+        assert "overdue" in leak.evidence
+        assert leak.function.endswith("Connected.execute"), "it has begun the transaction"
+        assert leak.attributes["connleak.resource"] == "transaction"
+        assert recovery.id == leak.id
         assert reports.hold_names() == ["Customers.think"]
+
+    def test_leak_attributes(
+        self, library: Library, customers: Any, run: Run, reports: Reports, telemetry: Telemetry
+    ) -> None:
+        """The transaction is reported, which its function has left open, and the connection of the thread."""
+        known = run(customers.keep_in_transaction, library.facts)
+        wait_until(lambda: len(reports.leaks()) == 2, "two leaks")
+        reports.no_more()
+
+        for leak in reports.leaks():
+            assert known.items() | {("connleak.transaction.outcome", "open")} <= leak.attributes.items()
+        functions = {leak.attributes["connleak.resource"]: leak.function for leak in reports.leaks()}
+        assert functions["connection"] == "customers.Customers.keep_in_transaction"
+        assert functions["transaction"].endswith("Connected.execute"), "it has begun the transaction"
+
+    def test_log_line(
+        self, library: Library, customers: Any, run: Run, reports: Reports, log: Callable[[], str]
+    ) -> None:
+        """The lines for people say the same."""
+        run(customers.keep_in_transaction, library.facts)
+        wait_until(lambda: len(reports.leaks()) == 2, "two leaks")
+        reports.settle()
+
+        assert "connection leak (" in log()
+        assert "transaction leak (" in log()
+        assert log().count("transaction open") == 2
 
     def test_released_in_another_thread(self, customers: Customers, reports: Reports) -> None:
         """No other thread can close it: its ``close`` closes its own, and the first thread's stays open."""
@@ -337,7 +368,7 @@ def test_refused_close(database: Any, reports: Reports) -> None:
     with database.atomic():
         with pytest.raises(peewee.OperationalError, match="transaction is open"):
             database.close()
-        assert len(open_holds()) == 1
+        assert held() == 1
     database.close()
 
     assert reports.hold_names() == ["test_refused_close"]

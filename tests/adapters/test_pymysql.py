@@ -18,7 +18,7 @@ from tests.adapters.contract import SyncContract
 from tests.adapters.library import Library
 from tests.adapters.shop.keeping import Cycle
 from tests.support.mariadb import Database
-from tests.support.reports import NEVER, Reports
+from tests.support.reports import NEVER, Reports, held
 
 connect_before = pymysql.connect
 """The function as an application has it that imported it before the instrumentation started."""
@@ -48,7 +48,7 @@ class Direct(Library):
         return functools.partial(pymysql.connect, **self.database.parameters | {"database": "nowhere"})
 
     def execute(self, connection: Any, query: str) -> Any:
-        """Run a query in a transaction: PyMySQL does not take note of one that a SELECT opens."""
+        """Run a query in a transaction."""
         connection.begin()
         with connection.cursor() as cursor:
             cursor.execute(query)
@@ -216,7 +216,7 @@ def test_ping_fails_for_another_reason(database: Database, reports: Reports) -> 
         connection.ping()
 
     assert connection.open
-    assert len(open_holds()) == 1
+    assert held() == 1
     cursor.close()
     connection.close()
 
@@ -268,13 +268,15 @@ def test_fetches_are_calls(database: Database, reports: Reports) -> None:
         ("UPDATE customers SET name = 'nobody'", True, Transaction.NONE),
         ("BEGIN", True, Transaction.OPEN),
         ("COMMIT", False, Transaction.NONE),
-        # The driver does not keep what the server says about it with the rows.
-        ("SELECT count(*) FROM customers", False, Transaction.UNKNOWN),
+        ("SELECT count(*) FROM customers", False, Transaction.OPEN),
+        ("SELECT 1", False, Transaction.NONE),
         ("SELECT count(*) FROM customers", True, Transaction.NONE),
     ],
 )
-def test_transaction(statement: str, autocommit: bool, expected: Transaction, database: Database) -> None:
-    """The transaction status is what the driver knows, without a round trip."""
+def test_transaction(
+    statement: str, autocommit: bool, expected: Transaction, database: Database, reports: Reports
+) -> None:
+    """The transaction status is what the server has said last, without a round trip."""
     connection: Any = pymysql.connect(autocommit=autocommit, **database.parameters)
     connection.query(statement)
 
@@ -283,9 +285,22 @@ def test_transaction(statement: str, autocommit: bool, expected: Transaction, da
     assert driver_of(connection).transaction(connection) is Transaction.NONE
 
 
+def test_transaction_before_the_instrumentation(database: Database, instrument: Instrument) -> None:
+    """What the driver does not keep is not known of rows that were read before."""
+    connection: Any = pymysql.connect(**database.parameters)
+    connection.query("SELECT count(*) FROM customers")
+    assert driver_of(connection).transaction(connection) is Transaction.UNKNOWN
+    instrument()
+    connection.query("SELECT count(*) FROM customers")
+    assert driver_of(connection).transaction(connection) is Transaction.OPEN
+    connection.commit()
+    assert driver_of(connection).transaction(connection) is Transaction.NONE
+    connection.close()
+
+
 @pytest.mark.parametrize("statements", ["off", "summary"])
 def test_statements(statements: str, database: Database, instrument: Instrument) -> None:
-    """The last statement is kept only where it may be shown."""
+    """The last statement is shown only where it may be."""
     reports = instrument(statements=statements)
 
     def keeps() -> None:

@@ -88,7 +88,7 @@ def test_invalidated(make_engine: MakeEngine, reports: Reports) -> None:
         reports.none()
         connection.rollback()
         connection.execute(ONE)
-        assert len(open_holds()) == 1
+        assert [hold.resource for hold in open_holds()] == ["connection", "transaction"]
 
     assert reports.hold_names() == ["test_invalidated"] * 2
     reports.none()
@@ -261,7 +261,10 @@ def test_creator_from_another_pool(make_engine: MakeEngine, dsn: str, reports: R
         engine = make_engine(creator=below.getconn, pool_logging_name="above")
         with engine.connect() as connection:
             connection.execute(ONE)
-            assert [hold.pool for hold in open_holds()] == ["above"]
+            assert [(hold.resource, hold.pool) for hold in open_holds()] == [
+                ("connection", "above"),
+                ("transaction", "above"),
+            ]
         engine.dispose()
 
     assert reports.hold_names() == ["test_creator_from_another_pool"]

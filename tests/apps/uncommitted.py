@@ -1,0 +1,16 @@
+# ruff: noqa: INP001 - a program of its own
+"""Writes on the one connection of the process, which is kept in module state, and never commits."""
+
+import sqlite3
+
+connection = sqlite3.connect(":memory:")
+
+
+def add_customer() -> None:
+    """Add a customer, and forget to commit."""
+    connection.execute("INSERT INTO customers VALUES ('new')")
+
+
+if __name__ == "__main__":
+    connection.execute("CREATE TABLE customers (name TEXT)")
+    add_customer()
