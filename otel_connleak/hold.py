@@ -147,10 +147,9 @@ class Hold:
         verb: what the driver call does that is running, as far as it is known.
         within: the connection's hold, where a transaction or a cursor of it is held; else None.
         untold: its transactions are no holds: a framework's test is one from its begin to its end.
-        begun_by: whose block the next transaction of this connection is, where that is known before it begins.
+        begun_by: whose block the next transaction of this connection is, where that is known before.
         inner: the hold of the connection's open transaction (`TransactionHold`), or None.
-        unsettled: writes of calls that were not over when they returned: nobody knows yet whether they are in a
-            transaction.
+        unsettled: writes of calls that were not over when they returned, perhaps outside of a transaction.
         cursors: the holds of its open cursors, or None while there was none.
         ending: how the transaction ended, or the last one of a connection.
         trace: trace id of the acquire, 0 where there is none.

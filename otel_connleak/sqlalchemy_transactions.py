@@ -19,12 +19,12 @@ from types import FrameType
 from typing import Any, Final
 
 from otel_connleak.blocks import is_running
+from otel_connleak.failures import error_now, exception_in_flight
 from otel_connleak.frames import local_values
 from otel_connleak.guard import failed
 from otel_connleak.hold import Ending, Hold, Origin
 from otel_connleak.patching import Patches
 from otel_connleak.registry import Registry
-from otel_connleak.failures import error_now, exception_in_flight
 
 _CLOSES: Final = frozenset({"sqlalchemy.engine.base", "sqlalchemy.orm.session"})
 """The modules that close a transaction because its connection or session is closed. From anywhere else that

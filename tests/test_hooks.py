@@ -11,14 +11,14 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from otel_connleak import guard, leaks, open_holds
+from otel_connleak import guard, kept, leaks, open_holds
 from otel_connleak.adapters import psycopg as psycopg_adapter
 from otel_connleak.adapters import psycopg_pool as pool_adapter
 from otel_connleak.adapters.psycopg_pool import PsycopgPoolAdapter
 from otel_connleak.callsite import CallSites
 from otel_connleak.drivers import Driver
 from otel_connleak.engine import Engine
-from otel_connleak.evidence import ended, exits
+from otel_connleak.evidence import ended
 from otel_connleak.evidence.dropped import Dropped
 from otel_connleak.evidence.ended import EndedTasks, EndedThreads, EndedTraces
 from otel_connleak.evidence.exits import Exits
@@ -55,7 +55,7 @@ HOOKS: list[tuple[Any, str]] = [
     (Leaks, "released"),
     # sys.monitoring, the span processor, asyncio's done callbacks
     *[(Exits, name) for name in ("_returned", "_yielded", "_raised", "_hand_on")],
-    (exits, "carries"),
+    (kept, "carries"),
     *[(EndedTraces, name) for name in ("started", "ended")],
     (ended, "TaskEnd"),
     # the watchdog

@@ -15,7 +15,6 @@ from sqlalchemy import create_engine, text
 
 from otel_connleak import open_holds, trace_dbapi, untrace_dbapi
 from otel_connleak.connection import Facts
-from otel_connleak.instrumentor import engine
 from otel_connleak.pep249 import arguments_of, facts
 from tests.adapters.shop.keeping import Cycle
 from tests.support import litedb
@@ -136,7 +135,7 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_query_spans(reports: Reports, connect: Callable[[], Any]) -> None:
-    """Each query has a span, which is a child of the hold of its connection."""
+    """Each query has a span, which is a child of its transaction, within the hold of its connection."""
     connection = connect()
     connection.cursor().execute("SELECT count(*) FROM customers")
     connection.cursor().executemany("UPDATE customers SET name = %s", [["a"], ["b"]])
@@ -144,9 +143,14 @@ def test_query_spans(reports: Reports, connect: Callable[[], Any]) -> None:
     hold = reports.telemetry.span("hold")
     spans = query_spans(reports.telemetry)
 
+    transaction = reports.telemetry.span("transaction")
+
     assert [span.name for span in spans] == ["SELECT", "UPDATE"]
     assert hold.context is not None
-    assert {span.parent and span.parent.span_id for span in spans} == {hold.context.span_id}
+    assert transaction.context is not None
+    assert {span.parent and span.parent.span_id for span in spans} == {transaction.context.span_id}
+    assert transaction.parent is not None
+    assert transaction.parent.span_id == hold.context.span_id
     assert {(span.attributes or {})["db.system"] for span in spans} == {"other_sql"}
 
 
@@ -176,18 +180,19 @@ def test_query_is_no_idle_time(reports: Reports, connect: Callable[[], Any]) -> 
 
 def test_statements_off(telemetry: Telemetry, connect: Callable[[], Any]) -> None:
     """A user who wants no statements in reports gets none."""
-    trace_dbapi(pg8000.dbapi)
-    with telemetry.instrumented(**QUICK, statements="off"):
+
+    def leave_it() -> None:
         connection = connect()
         connection.cursor().execute("SELECT count(*) FROM customers")
         Cycle(connection)
-        del connection
-        running = engine()
-        assert running is not None
-        (hold,) = running.registry.holds()
 
-    assert hold.calls == 1
-    assert hold.statement is None
+    trace_dbapi(pg8000.dbapi)
+    with telemetry.instrumented(**QUICK, statements="off"):
+        leave_it()
+        leak = Reports(telemetry).leak()
+
+    assert leak.function.endswith("leave_it")
+    assert "db.query.summary" not in leak.attributes
 
 
 def test_other_instrumentation(telemetry: Telemetry) -> None:
@@ -240,7 +245,9 @@ def of_a_pool(reports: Reports, dsn: str) -> None:
     (hold,) = reports.telemetry.spans("hold")
     known = parameters(dsn)
     attributes = dict(hold.attributes or {})
-    query = next(span for span in query_spans(reports.telemetry) if in_hold(span, hold))
+    transaction = reports.telemetry.spans("transaction")[-1]
+    assert in_hold(transaction, hold)
+    query = next(span for span in query_spans(reports.telemetry) if in_hold(span, transaction))
 
     assert query.name == "SELECT"
     assert attributes["db.system.name"] == "postgresql"
@@ -265,7 +272,7 @@ def test_sqlalchemy(reports: Reports, dsn: str) -> None:
     reports.telemetry.clear()
     with alchemy.connect() as connection:
         connection.execute(text("SELECT pg_sleep(0.2)"))
-        (held,) = open_holds()
+        held = open_holds()[0]
     alchemy.dispose()
 
     assert held.statements >= 1
@@ -277,7 +284,7 @@ def test_dbutils(reports: Reports, dsn: str) -> None:
     pool = PooledDB(pg8000.dbapi, maxconnections=1, **parameters(dsn))
     connection = pool.connection()
     connection.cursor().execute("SELECT pg_sleep(0.2)")
-    (held,) = open_holds()
+    held = open_holds()[0]
     connection.close()
     pool.close()
 

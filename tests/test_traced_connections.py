@@ -11,7 +11,7 @@ import pytest
 from otel_connleak import open_holds
 from tests.adapters.shop.keeping import Cycle
 from tests.support import litedb
-from tests.support.reports import Reports
+from tests.support.reports import Reports, held
 from tests.support.telemetry import Telemetry
 from tests.support.traced import parameters, traced, untraced_at_the_end
 
@@ -57,7 +57,7 @@ def test_with_block_that_closes(reports: Reports, connect: Callable[[], Any]) ->
     """Where ``with`` closes the connection it is the release: the driver itself calls ``close`` then."""
     with connect() as connection, contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("SELECT 1")
-        assert len(open_holds()) == 1
+        assert held() == 1
 
     assert open_holds() == []
     assert len(reports.hold_names()) == 1

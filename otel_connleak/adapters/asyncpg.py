@@ -25,6 +25,7 @@ from otel_connleak.asyncpg_calls import AsyncpgCalls
 from otel_connleak.config import Settings
 from otel_connleak.connection import Facts, Pool, Tracked
 from otel_connleak.drivers.asyncpg import DRIVER
+from otel_connleak.failures import error_now, exception_in_flight
 from otel_connleak.finalizers import finalizes
 from otel_connleak.guard import failed
 from otel_connleak.hooks import Hooks
@@ -33,7 +34,6 @@ from otel_connleak.nesting import connects_for_a_pool, inside
 from otel_connleak.patching import Patches
 from otel_connleak.pools import Pools, name_of
 from otel_connleak.registry import Registry
-from otel_connleak.failures import error_now, exception_in_flight
 
 _SOURCE: Final = "asyncpg"
 _HINT: Final = "use `async with pool.acquire() as connection:` so that it is returned on every path"

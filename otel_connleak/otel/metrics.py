@@ -74,7 +74,6 @@ class LeakMetrics:
         for function, pool, kind in sorted(self._known, key=str):
             yield Observation(counts[function, pool, kind], _attributes(function, pool, kind))
 
-
     def observe_discarded(self) -> Iterable[Observation]:
         """Transactions whose writes were lost."""
         for totals in self._totals():

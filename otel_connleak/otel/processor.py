@@ -119,8 +119,8 @@ def _call_ended(told: Callable[[int, float, Callable[[], str]], None], span: Rea
 def _is_no_request(span: ReadableSpan) -> bool:
     """Whether a local root is a span of ours, or a single call.
 
-    Where there is no request, SQLAlchemy's instrumentation makes such a span of the connect: the connection is
-    held afterwards.
+    Where there is no request, SQLAlchemy's instrumentation makes such a span of the connect, and the
+    connection is held afterwards.
     """
     if span.kind is SpanKind.CLIENT:
         return True

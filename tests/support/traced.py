@@ -60,7 +60,9 @@ def traced(telemetry: Telemetry, **settings: Any) -> Iterator[Reports]:
 
 def query_spans(telemetry: Telemetry) -> list[ReadableSpan]:
     """The spans of queries."""
-    return [span for span in telemetry.spans() if span.name.split(" ")[0] not in ("hold", "leak", "transaction")]
+    return [
+        span for span in telemetry.spans() if span.name.split(" ")[0] not in ("hold", "leak", "transaction")
+    ]
 
 
 def _functions() -> list[Any]:
