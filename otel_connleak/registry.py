@@ -129,18 +129,18 @@ class Registry(OpenHolds):
     def release(self, source: str, connection: Any) -> Hold | None:
         """First half of a release, before the library gives the connection to somebody else.
 
-        Returns:
-            The hold, no longer open, for `released`, or `reinstate` if the library refuses; None if there is
-            none of this adapter's.
+        Returns the hold for `released`, or for `reinstate` if the library refuses; None if it is another's.
         """
         tracked = self._tracked.get(id(connection))
         if tracked is None or (tracked() is not connection and not tracked.may_be(connection)):
             return None
-        hold: Hold | None = tracked.hold
-        if hold is None or hold.source != source:
+        if (hold := tracked.hold) is None:
             return None
         if hold.inner is not None:
             self.transactions.leaving(hold, connection)
+        if hold.source != source:
+            self.transactions.left(hold)  # closed past its pool, to which it still has to be given back
+            return None
         return hold if self._close(hold, _RELEASED, self.clock()) else None
 
     def released(self, hold: Hold) -> None:

@@ -40,8 +40,10 @@ def test_settings(capsys: pytest.CaptureFixture[str]) -> None:
         "OTEL_PYTHON_CONNLEAK_STATEMENTS = summary",
         (
             "OTEL_PYTHON_CONNLEAK_EVIDENCE = "
-            "dropped,function_exited,overdue,process_exited,task_ended,thread_ended,trace_ended"
+            "discarded,dropped,function_exited,overdue,process_exited,task_ended,thread_ended,trace_ended"
         ),
+        "OTEL_PYTHON_CONNLEAK_IDLE_AFTER = None",
+        "OTEL_PYTHON_CONNLEAK_SOCKET = False",
     ]
     assert lines[1::2] == [f"    {accepted_form(field.name)}" for field in fields(Settings)]
 

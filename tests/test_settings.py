@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.support.launcher import (
     launch,
 )
 from tests.support.telemetry import Telemetry
+from tests.support.waiting import wait_until
 
 PROGRAM = APPS / "service" / "app.py"
 REPOSITORY = "store.repositories.CustomerRepository"
@@ -36,6 +38,8 @@ BAD = {
     "slow_after": "nan",
     "statements": "yes",
     "evidence": "overdue,hearsay",
+    "socket": "perhaps",
+    "idle_after": "never",
 }
 """A value that each setting must refuse."""
 
@@ -190,6 +194,19 @@ def test_evidence(start: Start) -> None:
         finished = think(program)
 
     assert "dropped" not in finished.stderr
+
+
+def test_idle_after(start: Start) -> None:
+    """What was released and had sat idle for longer was held unnecessarily; a slow query was not."""
+    with start("think", "sleep", idle_after=0.2) as program:
+        program.wait_for_output("thinking")
+        since = time.monotonic()
+        wait_until(lambda: time.monotonic() - since > 0.3, "a connection that has sat idle")
+        program.say("a word")
+        finished = program.finish()
+
+    assert re.findall(r"unnecessarily \[\w+\]: (\S+)", finished.stderr) == [f"{REPOSITORY}.think"]
+    assert finished.leaks == []
 
 
 def test_bad_values_in_the_environment(dsn: str, receiver: OtlpReceiver) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def test_a_few_seconds() -> None:
-    """At full speed over threads and tasks every leak is reported once, and nothing is left open."""
+    """Over threads and tasks every leak and every lost write is reported once, and nothing is left open."""
     command = [sys.executable, "-m", "bench.soak", "--minutes", "0.05"]
     root = Path(__file__).parent.parent
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=110, check=False)

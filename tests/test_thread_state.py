@@ -15,7 +15,7 @@ LOCAL = threading.local()
 def own_connection(dsn: str) -> psycopg.Connection[Any]:
     """What many services have: one connection for each worker thread, opened at its first use."""
     if not hasattr(LOCAL, "connection"):
-        LOCAL.connection = psycopg.connect(dsn)
+        LOCAL.connection = psycopg.connect(dsn, autocommit=True)
     connection: psycopg.Connection[Any] = LOCAL.connection
     return connection
 

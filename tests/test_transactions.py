@@ -327,6 +327,21 @@ def test_refused_release(core: Core) -> None:
     assert core.reported == []
 
 
+@pytest.mark.parametrize(("statement", "reported"), [(INSERT, [("insert", "discarded")]), (SELECT, [])])
+def test_closed_past_its_pool(core: Core, statement: str, reported: list[tuple[str, str]]) -> None:
+    """Who closes a connection that a pool waits for ends its transaction, and still holds the pool's slot."""
+    connection = core.pool.getconn()
+    insert(core.pool, connection) if statement == INSERT else core.pool.execute(connection, SELECT, OPEN)
+    transaction = inner(core.pool, connection)
+    assert core.registry.release("driver", connection) is None
+
+    assert not transaction.is_open
+    assert core.pool.hold_of(connection).is_open
+    core.after(0.0)
+    assert core.reported == reported
+    core.pool.putconn(connection)
+
+
 # --- left open ---------------------------------------------------------------------------------------------
 
 

@@ -10,12 +10,16 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 
 from otel_connleak.adapters import ENTRY_POINTS
+from otel_connleak.cli import holds
 from otel_connleak.config import Patterns, Settings, accepted_form, load, variable
 from otel_connleak.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, or 1 if a setting was refused, 2 for wrong usage."""
+    """Run the command; returns the exit code.
+
+    It is 0, or 1 if a setting was refused or a process cannot be asked, 2 for wrong usage.
+    """
     parser = argparse.ArgumentParser(
         prog="otel-connleak", description="Which repository function did not give its connection back?"
     )
@@ -23,8 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("settings", help="show every setting, its variable and its value here")
     commands.add_parser("adapters", help="show the libraries that are covered, and which are installed")
-    command = parser.parse_args(arguments).command
-    return {"settings": _settings, "adapters": _adapters}[command]()
+    holds.arguments(commands.add_parser("holds", help=holds.HELP))
+    given = parser.parse_args(arguments)
+    if given.command == "holds":
+        return holds.run(given)
+    return {"settings": _settings, "adapters": _adapters}[given.command]()
 
 
 def _settings() -> int:
