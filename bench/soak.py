@@ -1,7 +1,8 @@
 """Runs an application at full speed, some of whose functions leak: ``python -m bench.soak [--minutes 10]``.
 
-Prints a line a minute, and at the end says whether memory stayed flat, nothing is left open, and each leak
-was reported once; the exit status is 1 where one of these is not so. Ctrl-C ends it early, with the same end.
+Prints a line a minute, and at the end says whether memory stayed flat, nothing is left open, each leak was
+reported once, and transactions are counted exactly; the exit status is 1 where one of these is not so. Ctrl-C
+ends it early, with the same end.
 """
 
 import argparse
@@ -20,31 +21,31 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from bench import soak_application as application
 from bench import soak_kept
-from bench.soak_load import POOL_SIZE, TASKS, THREADS, Load, Reports
+from bench import soak_transactions as transactions
+from bench.soak_load import ASYNCPG_POOL_SIZE, PATIENCE, POOL_SIZE, TASKS, THREADS, Load, Reports
 from bench.worker import ThrowAway
-from otel_connleak import ConnLeakInstrumentor, guard, leaks, open_holds
+from otel_connleak import ConnLeakInstrumentor, function_stats, guard, leaks, names, open_holds
 from otel_connleak.connection import Tracked
 from otel_connleak.hold import CallSite, Hold, ThreadRecord
 from otel_connleak.instrumentor import engine
+from otel_connleak.nested import CursorHold, TransactionHold
 from tests.support.postgres import embedded_postgres, fresh_schema
 
 GRACE = 1.0
 LIBRARIES = "bench.soak,bench.soak_load,bench.soak_kept"
-OURS = (Hold, Tracked, CallSite, ThreadRecord)
+OURS = (Hold, TransactionHold, CursorHold, Tracked, CallSite, ThreadRecord)
 MEMORY_TOLERANCE = 16.0
 """MiB that the process may have grown since the first fifth. A thousand reports that are remembered, which
 take longer than that to gather in a short run, are 5 of them."""
 LEFT_OVER = 100
 """Objects of one kind that may be alive at the end, beside those of the reports that are remembered: those of
 the connections, threads and activations that were the last ones."""
-PATIENCE = 60.0
-"""Seconds in which the last leaks must have been reported, and recovered."""
 
 
 def rss() -> float:
@@ -64,18 +65,25 @@ def objects() -> Counter[str]:
     return Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing) in OURS)
 
 
-def configure(reports: Reports) -> None:
-    """The global providers of a service, whose exporters throw away; log events are counted."""
+def configure(reports: Reports) -> InMemoryMetricReader:
+    """The global providers of a service, whose exporters throw away; log events are counted.
+
+    Returns:
+        What collects the metrics when it is asked to.
+    """
     tracers = TracerProvider(shutdown_on_exit=False)
     tracers.add_span_processor(BatchSpanProcessor(ThrowAway()))
     trace.set_tracer_provider(tracers)
-    metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False))
+    reader = InMemoryMetricReader()
+    metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
     loggers = LoggerProvider(shutdown_on_exit=False)
     loggers.add_log_record_processor(BatchLogRecordProcessor(reports, schedule_delay_millis=100))
     _logs.set_logger_provider(loggers)
-    # What is said to people is not looked at here, and there is a lot of it.
-    logging.getLogger("otel_connleak").addHandler(logging.NullHandler())
-    logging.getLogger("otel_connleak").propagate = False
+    # Only our own failures: the reports are not looked at here, and there are a lot of them.
+    logging.getLogger("otel_connleak").setLevel(logging.ERROR)
+    # "rolling back returned connection", thousands of times.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    return reader
 
 
 class Soak:
@@ -114,14 +122,17 @@ class Soak:
         print(
             f"{when}: {cycles:,} cycles, {cycles / passed:,.0f} a second · {rss():.1f} MiB · "
             f"{objects()['Hold']} Hold objects, {holds} open · {sum(self.load.expected.values())} leaks, "
-            f"{self.reports.leaks.total()} reported, {self.reports.recoveries.total()} recovered",
+            f"{self.reports.leaks.total()} reported, {self.reports.recoveries.total()} recovered · "
+            f"{self.reports.discarded.total()} discarded transactions reported",
             flush=True,
         )
 
     def settle(self) -> None:
         """Wait until all that leaked is reported, and all that can be is given back."""
         self.load.stop()
+        discarded = transactions.Expected(self.load.calls).discarded.total()
         wait(lambda: self.reports.leaks.total() >= self.load.expected.total())
+        wait(lambda: self.reports.discarded.total() >= discarded)
         wait(lambda: self.reports.recoveries.total() >= self.recoveries_expected().total())
         wait(lambda: soak_kept.count() == 0)
         self.load.end()
@@ -141,6 +152,16 @@ class Soak:
                 f"{self.reports.recoveries[function]:11}{self.reports.slowest.get(function, 0.0):8.2f} s"
             )
 
+    def print_transactions(self) -> None:
+        """Begun, discarded and reported, by the function that begins them."""
+        expected, reports = transactions.Expected(self.load.calls), self.reports
+        print(f"\n{'function':32}{'transactions':>13}{'discarded':>11}{'reported':>10}{'writes lost':>13}")
+        for function, begun in expected.transactions.items():
+            print(
+                f"{function:32}{begun:13}{expected.discarded[function]:11}{reports.discarded[function]:10}"
+                f"{reports.lost[function]:13}"
+            )
+
 
 def wait(condition: Callable[[], bool]) -> None:
     """Wait until something is so, but not for ever."""
@@ -153,6 +174,7 @@ def idle_wakes() -> int:
     """How often the watchdog wakes in two seconds in which nothing is held."""
     running = engine()
     assert running is not None
+    gc.collect()  # the connections of the closed pools: the watchdog is told of each that dies
     running.flush(5.0)
     time.sleep(0.5)
     before = running.watchdog.wakes
@@ -185,6 +207,44 @@ def verdict(soak: Soak, left: Counter[str], wakes: int) -> Iterator[str]:
     yield from (f"{count} {name} objects are alive" for name, count in left.items() if count > allowed)
 
 
+def transactions_verdict(soak: Soak, reader: InMemoryMetricReader, dsn: str) -> Iterator[str]:
+    """A sentence for every count of transactions that is not what was done."""
+    expected, stats = transactions.Expected(soak.load.calls), function_stats()
+    begun: Counter[str] = Counter()
+    discarded: Counter[str] = Counter()
+    for entry in stats:
+        function = entry.function.rpartition(".")[2]
+        discarded[function] += entry.discarded
+        if function in expected.transactions:
+            begun[function] += entry.transactions
+        if entry.transactions_open:
+            yield f"{entry.transactions_open} transactions of {function} are open"
+    for what, counted, right in (
+        ("reported as discarded", soak.reports.discarded, expected.discarded),
+        ("reported as lost writes", soak.reports.lost, expected.lost),
+        (names.DISCARDED_METRIC, discarded_metric(reader), expected.discarded),
+        ("discarded in function_stats()", discarded, expected.discarded),
+        ("transactions in function_stats()", begun, expected.transactions),
+        ("rows on the server", transactions.committed(dsn), expected.rows),
+    ):
+        for function in {*counted, *right}:
+            if counted[function] != right[function]:
+                yield f"{what}: {counted[function]} of {function}, not {right[function]}"
+
+
+def discarded_metric(reader: InMemoryMetricReader) -> Counter[str]:
+    """What the counter of discarded transactions says now, by function."""
+    counts: Counter[str] = Counter()
+    data = reader.get_metrics_data()
+    for resource in data.resource_metrics if data is not None else ():
+        for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
+            for point in metric.data.data_points if metric.name == names.DISCARDED_METRIC else ():
+                assert isinstance(point, NumberDataPoint)
+                function = str((point.attributes or {})[names.CODE_FUNCTION_NAME])
+                counts[function.rpartition(".")[2]] += int(point.value)
+    return counts
+
+
 @contextmanager
 def instrumented() -> Iterator[None]:
     """The instrumentation, with a short grace and threshold."""
@@ -203,20 +263,23 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to run; 10 by default")
     minutes = parser.parse_args().minutes
     reports = Reports()
-    configure(reports)
-    print(f"{THREADS} threads, {TASKS} tasks, two pools of {POOL_SIZE}, {minutes:g} minutes")
+    reader = configure(reports)
+    pools = f"two pools of {POOL_SIZE} and one of {ASYNCPG_POOL_SIZE}"
+    print(f"{THREADS} threads, {TASKS} tasks, {pools}, {minutes:g} minutes")
     print(f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}", flush=True)
     with embedded_postgres() as server, fresh_schema(server) as dsn, instrumented():
+        transactions.prepare(dsn)
         soak = Soak(Load(dsn, reports), reports, minutes)
         soak.run()
         soak.settle()
         wakes, left = idle_wakes(), objects()
         soak.print_reports()
+        soak.print_transactions()
         print(f"\nobjects at the first fifth {dict(soak.first[1]) if soak.first else {}}")
         print(
             f"at the end {dict(soak.last[1])}, and after it {dict(left)}; {len(leaks())} reports remembered"
         )
-        complaints = list(verdict(soak, left, wakes))
+        complaints = [*verdict(soak, left, wakes), *transactions_verdict(soak, reader, dsn)]
     for complaint in complaints:
         print(f"NOT SO: {complaint}")
     print("all as it must be" if not complaints else f"{len(complaints)} things are not as they must be")

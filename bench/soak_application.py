@@ -233,9 +233,9 @@ async def async_forgets(pool: AsyncPool) -> None:
 
 
 async def async_sleeps_on_it(pool: AsyncPool) -> None:
-    """Holds for much longer than the threshold, and releases: a report may be late where all is busy."""
-    async with pool.connection():
-        await asyncio.sleep(OVERDUE_AFTER + 7.0)
+    """Holds until it is reported for that, and releases: a report may be late where all is busy."""
+    async with pool.connection() as connection:
+        await soak_kept.reported(connection.info.backend_pid)
 
 
 # --- leaks that nobody can give back -----------------------------------------------------------------------

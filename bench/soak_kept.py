@@ -4,15 +4,20 @@ The soak names this module as a library: what is kept here is nobody's, as what 
 must not be reached from a variable of a function that runs, so it is asked for by the server's process id.
 """
 
+import asyncio
 import threading
+import time
 from typing import Any
 
 _MOST = 2
 """Connections of one function that are lost at a time: a pool must not run dry."""
+_PATIENCE = 60.0
+"""Seconds within which a connection must have been reported."""
 
 _lock = threading.Lock()
 _lost: dict[int, Any] = {}
 _by_function: dict[str, set[int]] = {}
+_not_reported: set[int] = set()
 
 
 def has_room(function: str) -> bool:
@@ -31,9 +36,19 @@ def lose(function: str, connection: Any) -> None:
 def find(pid: int) -> Any:
     """A lost connection, for whoever gives it back: it is not kept any more. None if there is no such."""
     with _lock:
+        _not_reported.discard(pid)
         for pids in _by_function.values():
             pids.discard(pid)
         return _lost.pop(pid, None)
+
+
+async def reported(pid: int) -> None:
+    """Wait until somebody has asked for a connection because of its report; it need not be lost."""
+    _not_reported.add(pid)
+    deadline = time.monotonic() + _PATIENCE
+    while pid in _not_reported and time.monotonic() < deadline:  # noqa: ASYNC110 -- a thread discards it
+        await asyncio.sleep(0.1)
+    _not_reported.discard(pid)
 
 
 def count() -> int:

@@ -77,6 +77,21 @@ def test_reclaimed_after_the_report(core: Core) -> None:
     assert core.recovered == []
 
 
+def test_reclaimed_while_judged(core: Core) -> None:
+    """What its library takes back in the midst of a search is one report, not its transaction's as well."""
+    connection = core.pool.getconn()
+    hold = core.pool.hold_of(connection)
+    core.pool.execute(connection, "SELECT 1", Transaction.OPEN)
+    core.note(hold, Evidence.THREAD_ENDED)
+    core.note(hold.inner, Evidence.THREAD_ENDED)
+    core.leaks.look = lambda each: core.registry.reclaim(hold) if each is hold and hold.is_open else None
+    core.after(GRACE)
+    core.after(0.0)
+
+    assert [leak.kind for leak in core.reports] == [Kind.CONNECTION]
+    assert (core.registry.holds(), core.recovered) == ([], [])
+
+
 def test_reclaimed_and_ignored() -> None:
     """Also what is not reported is over."""
     core = Core(ignore="*.drop_and_reclaim")

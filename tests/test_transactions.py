@@ -466,6 +466,29 @@ def test_dropped_with_its_connection(core: Core) -> None:
     assert not transaction.is_open
 
 
+def test_finalizer_of_a_cycle(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    """A suspended generator that is collected with its connection may still use it: nothing of ours fails."""
+
+    def writes() -> Iterator[None]:
+        connection = core.pool.getconn()
+        try:
+            yield
+        finally:
+            insert(core.pool, connection)
+            core.pool.execute(connection, "COMMIT", NONE)
+            core.pool.putconn(connection)
+
+    cycle: list[object] = []
+    suspended = writes()
+    next(suspended)
+    cycle += [cycle, suspended]
+    del cycle, suspended
+    gc.collect()
+    core.after(0.1)
+
+    assert (core.reported, core.registry.holds(), caplog.messages) == ([], [], [])
+
+
 def test_expected_and_never_begun(core: Core) -> None:
     """A transaction in which nothing was called yet is no leak: the server knows nothing of it."""
 

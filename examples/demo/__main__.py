@@ -15,6 +15,7 @@ from opentelemetry.util.re import parse_env_headers
 from examples.demo import rendering, summary
 from examples.demo.client import (
     LEAKING_REQUESTS,
+    LOSING_REQUESTS,
     SLOW_REQUEST,
     SOUND_REQUESTS,
     Answer,
@@ -22,7 +23,7 @@ from examples.demo.client import (
     Client,
 )
 from examples.demo.forward import Forwarder
-from examples.demo.postgres import create_schema, embedded_postgres, folder_for_postgres
+from examples.demo.postgres import count_orders, create_schema, embedded_postgres, folder_for_postgres
 from examples.demo.progress import DemoFailed, Progress
 from examples.demo.service import Service, shop_environment
 from examples.demo.signals import enter, stop_on_signals
@@ -38,8 +39,8 @@ def main() -> int:
     print(f"otel-connleak demo, Python {platform.python_version()}\n")
     try:
         with ExitStack() as stack:
-            receiver, service = start(stack, progress)
-            send_requests(service, progress)
+            receiver, service, database_url = start(stack, progress)
+            send_requests(service, database_url, progress)
             await_reports(receiver, service, progress)
             progress.say("stopping the shop: it exports what is left")
             service.stop()
@@ -49,8 +50,11 @@ def main() -> int:
     return show(receiver, service)
 
 
-def start(stack: ExitStack, progress: Progress) -> tuple[OtlpReceiver, Service]:
-    """Starts PostgreSQL, the OTLP receiver and the shop; `stack` stops them. Raises DemoFailed."""
+def start(stack: ExitStack, progress: Progress) -> tuple[OtlpReceiver, Service, str]:
+    """Starts PostgreSQL, the OTLP receiver and the shop; `stack` stops them. Raises DemoFailed.
+
+    The string is the URL of the database.
+    """
     folder = Path(enter(stack, folder_for_postgres()))
     progress.say("starting PostgreSQL in a temporary folder")
     database_url = enter(stack, embedded_postgres(folder))
@@ -67,12 +71,13 @@ def start(stack: ExitStack, progress: Progress) -> tuple[OtlpReceiver, Service]:
     if service.url() is None:
         raise DemoFailed("the shop did not start. It printed:\n" + "\n".join(service.lines))
     progress.say(f"the shop listens on {service.url()}; its pool has 5 connections")
-    return receiver, service
+    return receiver, service, database_url
 
 
-def send_requests(service: Service, progress: Progress) -> None:
-    """Sends sound, slow and leaking requests. Raises DemoFailed when the pool does not run dry."""
+def send_requests(service: Service, database_url: str, progress: Progress) -> None:
+    """Sends requests. Raises DemoFailed when no order is lost, or the pool does not run dry."""
     client = Client(str(service.url()))
+    orders = count_orders(database_url)
     sound = SOUND_REQUESTS * 4
     progress.say(f"a slow report in the background, and {len(sound)} requests to functions without a bug")
     slow_request = BackgroundRequest(client, *SLOW_REQUEST)
@@ -80,7 +85,15 @@ def send_requests(service: Service, progress: Progress) -> None:
     progress.say("  " + ", ".join(f"{count} × {status}" for status, count in sorted(statuses.items())))
     progress.wait_until(lambda: slow_request.done, 20, "the slow report")
     report(progress, slow_request.answer())
-    progress.say("requests that meet a bug, each of which costs the pool a connection")
+    progress.say("gift orders, whose commit was forgotten: the pool rolls them back, and nobody notices")
+    lost = [client.send(*request) for request in LOSING_REQUESTS]
+    report(progress, *lost)
+    statuses.update(answer.status for answer in lost)
+    placed, orders = statuses[201], count_orders(database_url) - orders
+    progress.say(f"  orders confirmed by the shop: {placed}, orders in the table: {orders}")
+    if placed != orders + len(LOSING_REQUESTS):
+        raise DemoFailed("no order was lost: these should have been confirmed, and rolled back")
+    progress.say("requests that meet another bug, each of which costs the pool a connection")
     for request in LEAKING_REQUESTS:
         report(progress, client.send(*request))
     progress.say("requests to functions without a bug again")
@@ -121,16 +134,17 @@ def show(receiver: OtlpReceiver, service: Service) -> int:
     print("\n".join(service.log_records("shop.api")))
     print(rendering.heading('what otel-connleak logged (logger "otel_connleak")'))
     print("\n".join(log_records(service)))
-    print(rendering.heading("connections by function, added up from the exported spans"))
+    print(rendering.heading("connections and transactions by function, added up from the exported spans"))
     print(rendering.function_table(summary.totals(receiver.spans)))
-    print(rendering.heading("the trace of one request that leaked"))
-    print(rendering.trace_tree(summary.leaking_trace(receiver.spans)))
+    for resource, what in ("connection", "leaked a connection"), ("transaction", "lost what it wrote"):
+        print(rendering.heading(f"the trace of one request that {what}"))
+        print(rendering.trace_tree(summary.leaking_trace(receiver.spans, resource)))
     found = summary.problems(receiver.spans, receiver.logs, log_records(service))
     if found:
         print("\nThe demo failed:\n  " + "\n  ".join(found), file=sys.stderr)
         return 1
-    count = len(summary.LEAKING_FUNCTIONS)
-    print(f"\nAll {count} leaking functions were named in the log, in a span and in an event; no other was.")
+    count = len(summary.LEAKS)
+    print(f"\nAll {count} functions with a bug were named in the log, in a span and in an event; no other.")
     return 0
 
 

@@ -27,6 +27,9 @@ SOUND_REQUESTS: Final = (
 SLOW_REQUEST: Final = ("GET", "/reports/revenue")
 """Its query takes two seconds; it gives its connection back."""
 
+LOSING_REQUESTS: Final = (("POST", "/orders?gift=yes"),) * 2
+"""Answered with the number of an order, which is rolled back when the connection goes back to its pool."""
+
 LEAKING_REQUESTS: Final = (
     ("GET", "/customers?sort=nmae"),  # a typing error: the query raises
     ("GET", "/orders/4711"),  # no such order: an early return

@@ -75,6 +75,12 @@ def _server_class(folder: Path) -> type[PostgresServer]:
     return PostgresServer
 
 
+def count_orders(url: str) -> int:
+    """The number of rows in the table of orders. Raises psycopg.Error when it cannot be read."""
+    with psycopg.connect(url) as connection:
+        return int(connection.execute("SELECT count(*) FROM orders").fetchall()[0][0])
+
+
 def create_schema(url: str, schema: Path) -> None:
     """Runs the SQL script `schema`. Raises psycopg.Error when it fails."""
     with psycopg.connect(url) as connection:

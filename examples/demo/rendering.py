@@ -19,11 +19,17 @@ def short_name(function: str) -> str:
 
 
 def function_table(rows: Iterable[FunctionTotals]) -> str:
-    """One line a function: acquired, released, open, longest hold, leaks."""
-    lines = [f"{'function':<38}{'acquired':>10}{'released':>10}{'open':>6}{'longest hold':>14}{'leaks':>7}"]
+    """One line a function: its connections, its transactions, its leaks."""
+    lines = [
+        (
+            f"{'function':<34}{'acquired':>9}{'released':>10}{'open':>6}{'longest hold':>14}"
+            f"{'transactions':>14}{'discarded':>11}{'leaks':>7}"
+        )
+    ]
     lines += [
-        f"{short_name(row.function):<38}{row.acquired:>10}{row.released:>10}{row.open:>6}"
-        f"{duration(row.longest):>14}{row.leaks:>7}" + ("  ◀" if row.leaks else "")
+        f"{short_name(row.function):<34}{row.acquired:>9}{row.released:>10}{row.open:>6}"
+        f"{duration(row.longest):>14}{row.transactions:>14}{row.discarded:>11}{row.leaks:>7}"
+        + ("  ◀" if row.leaks else "")
         for row in rows
     ]
     return "\n".join(lines)
@@ -47,7 +53,7 @@ def trace_tree(spans: Iterable[Span]) -> str:
 def _subtree(span: Span, children: dict[str, list[Span]], first: str, rest: str) -> Iterator[str]:
     """The lines of a span and of what is below it, indented by `first`, then by `rest`."""
     name = first + span.name
-    yield f"{name:<46}{span.span_id[:6]:<7}{duration(span.seconds):>9}  {_remarks(span)}".rstrip()
+    yield f"{name:<52}{span.span_id[:6]:<7}{duration(span.seconds):>9}  {_remarks(span)}".rstrip()
     below = children.get(span.span_id, [])
     for child in below:
         last = child is below[-1]
@@ -62,6 +68,8 @@ def _remarks(span: Span) -> str:
     if span.kind == "SERVER":
         status = span.attributes.get("http.response.status_code", span.attributes.get("http.status_code"))
         remarks.append(f"status {status!s}")
+    if span.name.startswith("transaction "):
+        remarks.append(str(span.attributes.get("connleak.transaction.outcome")))
     if span.status == "ERROR":
         remarks.append("ERROR" + (f" {span.status_message.splitlines()[0]}" if span.status_message else ""))
     remarks += [f"link to {link.span_id[:6]}" for link in span.links]

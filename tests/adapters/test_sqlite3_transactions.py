@@ -199,6 +199,16 @@ def test_forgotten_commit(path: str, reports: Reports, caplog: pytest.LogCapture
     assert added(path) == 0
 
 
+def test_in_memory(reports: Reports) -> None:
+    """A database in memory goes with its connection: no commit would have kept what was written."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE customers (name TEXT UNIQUE)")
+        forgets(connection)
+
+    assert ended(reports) == [("forgets", "rolled_back", 1, 1)]
+    reports.none()
+
+
 @pytest.mark.parametrize("autocommit", [False, sqlite3.LEGACY_TRANSACTION_CONTROL])
 def test_forgotten_after_commit(autocommit: Any, path: str, reports: Reports) -> None:
     """A commit is no excuse for what is written later."""

@@ -2,8 +2,10 @@
 """Writes on the one connection of the process, which is kept in module state, and never commits."""
 
 import sqlite3
+import tempfile
 
-connection = sqlite3.connect(":memory:")
+folder = tempfile.TemporaryDirectory()
+connection = sqlite3.connect(f"{folder.name}/shop.db")
 
 
 def add_customer() -> None:

@@ -73,7 +73,9 @@ def add_orders(app: Flask, orders: OrderRepository) -> None:
     def post_order() -> ResponseReturnValue:
         body = request.get_json()
         try:
-            order_id = orders.place_order(body["customer"], body["product"], body["quantity"])
+            order_id = orders.place_order(
+                body["customer"], body["product"], body["quantity"], gift="gift" in request.args
+            )
         except OutOfStock as error:
             return jsonify(error=str(error)), 409
         return jsonify(id=order_id), 201
