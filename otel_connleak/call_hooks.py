@@ -26,6 +26,7 @@ METHODS: Final = {
 }
 """What methods do that have these names in every module of DB-API 2.0 (PEP 249)."""
 _NO_STATEMENT: Final = object()
+_WRITE: Final = Verb.WRITE
 
 
 def itself(subject: Any) -> Any:
@@ -77,6 +78,8 @@ class CallHooks:
             except BaseException as error:
                 self._called(hold, started, transaction, error)
                 raise
+            if hold.verb is _WRITE and wrote_nothing(this, result):
+                hold.verb = Verb.READ
             self._called(hold, started, transaction)
             return result
 
@@ -103,6 +106,8 @@ class CallHooks:
             except BaseException as error:
                 self._called(hold, started, transaction, error)
                 raise
+            if hold.verb is _WRITE and wrote_nothing(this, result):
+                hold.verb = Verb.READ
             self._called(hold, started, transaction)
             return result
 
@@ -166,6 +171,25 @@ class CallHooks:
             self._registry.called(hold, started, status, error)
         except Exception:
             failed(f"{self._source} call")
+
+
+def wrote_nothing(*about: Any) -> bool:
+    """Whether a call that has gone well has changed no row, as far as it is known without asking the server.
+
+    Args:
+        about: a cursor that ran it, or what it has returned: PEP 249 has ``rowcount`` for that, which is -1
+            or None where it is not known; asyncpg gives the server's command tag (``UPDATE 0``).
+    """
+    for each in about:
+        if type(each) is str:
+            return each.endswith(" 0")
+        try:
+            count = each.rowcount
+        except Exception:  # it has none, or is for another thread only
+            continue
+        if type(count) is int:
+            return count == 0
+    return False
 
 
 def _statement(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -3,13 +3,14 @@
 `sys.exception` knows only of one that is being handled. But a framework may handle the exception of a view
 and release the session later (Flask does: ``teardown_appcontext``), and so does a function that catches what
 another one has raised. What was written is not lost by mistake then. So it is remembered which activations
-were on the stack at a write, and where: an exception that leaves one of them, or comes to one from a function
-that it has called and is caught by a ``try`` around the write, is the reason, as long as nothing is written
-after it. One that is caught elsewhere, such as the `KeyError` of a cache, is not.
+were on the stack at a write, and where: an exception that leaves one of them, or is caught by a ``try``
+around the write, is the reason, as long as nothing is written after it. One that is caught elsewhere, such as
+the `KeyError` of a cache, is not.
 
-Of `sys.monitoring` it needs ``PY_UNWIND`` only, which `otel_connleak.evidence.exits` has anyway. With
-``EXCEPTION_HANDLED`` it would know of what is raised and caught in one and the same function, too, but that
-event makes every ``except`` of the process half a microsecond dearer, three times as much as it is.
+Of `sys.monitoring` this takes ``PY_UNWIND``, which `otel_connleak.evidence.exits` has anyway, and ``LINE`` as
+a local event of code that has written: it is switched off line by line, but for those where a handler begins.
+``EXCEPTION_HANDLED`` would be simpler. CPython has it as a global event only before 3.15, and that makes
+every ``except`` of the process half a microsecond dearer, three times as much as it is.
 """
 
 from __future__ import annotations
@@ -63,11 +64,13 @@ class Failures:
 
     Attributes:
         watched: what was written in an activation, by the identity of its frame and the transaction's number.
+        watch: called with code that has written within a ``try``: to be told of the lines it comes to.
     """
 
     def __init__(self, frames: Callable[[Any], Iterable[FrameType]]) -> None:
         self._frames = frames
         self.watched: dict[int, dict[int, _Write]] = {}
+        self.watch: Callable[[CodeType], None] = lambda _code: None
 
     def wrote(self, inner: TransactionHold, frame: Any) -> None:
         """Something has been written.
@@ -88,6 +91,8 @@ class Failures:
             self.watched.setdefault(key, {})[number] = _Write(inner, each.f_code, offset)
             if write is None:
                 known.append(key)
+            if _handlers_around(each.f_code, offset):
+                self.watch(each.f_code)
 
     def ended(self, inner: TransactionHold) -> None:
         """A transaction is over."""
@@ -99,14 +104,19 @@ class Failures:
                     self.watched.pop(key, None)
 
     def left(self, frame: FrameType) -> None:
-        """An exception leaves an activation, and comes to its caller."""
+        """An exception leaves an activation."""
         for write in self._writes(frame):
             write.inner.failed_at = write.inner.writes
-        caller = frame.f_back
-        if caller is not None:
-            for write in self._writes(caller):
-                if _handler_of(write.code, caller.f_lasti) in _handlers_around(write.code, write.offset):
-                    write.inner.failed_at = write.inner.writes
+
+    def reached(self, frame: FrameType) -> bool:
+        """An activation has come to a line. Returns whether a handler of exceptions begins there."""
+        handler = _handlers(frame.f_code).get(frame.f_lasti)
+        if handler is None:
+            return False
+        for write in self._writes(frame):
+            if handler in _handlers_around(write.code, write.offset):
+                write.inner.failed_at = write.inner.writes
+        return True
 
     def clear(self) -> None:
         """Forget everything, in a forked child."""
@@ -124,6 +134,18 @@ def _handler_of(code: CodeType, offset: int) -> int | None:
     """Where an exception of an instruction goes to; None if it leaves the function."""
     targets = (target for start, end, target in _exception_table(code) if start <= offset < end)
     return next(targets, None)
+
+
+@functools.lru_cache(maxsize=1_000)
+def _handlers(code: CodeType) -> dict[int, int]:
+    """The handlers of a function, by the offset of their first instruction that belongs to a line."""
+    lines = [(start, end) for start, end, line in code.co_lines() if line is not None]
+    targets = {target for _, _, target in _exception_table(code)}
+    firsts = {
+        target: next((max(start, target) for start, end in lines if end > target), target)
+        for target in targets
+    }
+    return {first: target for target, first in firsts.items()}
 
 
 @functools.lru_cache(maxsize=1_000)

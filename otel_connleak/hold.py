@@ -145,6 +145,7 @@ class Hold:
         transaction: the transaction status after the last driver call.
         statement: the last statement as the application gave it; turned to text in a report only.
         verb: what the driver call does that is running, as far as it is known.
+        writer: weak reference to the cursor that runs a statement which may write, or None.
         within: the connection's hold, where a transaction or a cursor of it is held; else None.
         untold: its transactions are no holds: a framework's test is one from its begin to its end.
         begun_by: whose block the next transaction of this connection is, where that is known before.
@@ -174,6 +175,7 @@ class Hold:
     transaction: Transaction = Transaction.UNKNOWN
     statement: Any = None
     verb: Verb = Verb.NONE
+    writer: Any = None
     within: Hold | None = None
     untold: bool = False
     begun_by: Origin | None = None

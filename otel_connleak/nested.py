@@ -117,8 +117,11 @@ class CursorHold(NestedHold):
 
 
 def covered(hold: Hold) -> bool:
-    """Whether the report of its connection, or of its transaction, has spoken of what is within."""
-    return isinstance(hold, NestedHold) and hold.covered
+    """Whether the report of its connection, or of its transaction, has spoken of what is within, or will.
+
+    A connection that was taken back in a finalizer has ended, and what is within ends when that is reported.
+    """
+    return isinstance(hold, NestedHold) and (hold.covered or hold.within.reclaimed)
 
 
 def cover(hold: Hold) -> None:
@@ -137,5 +140,11 @@ def has_begun(hold: Hold) -> bool:
 
 
 def loses(hold: Hold) -> bool:
-    """Whether something is lost if it ends with the process: what a transaction has written."""
-    return isinstance(hold, TransactionHold) and hold.writes > 0
+    """Whether something is lost if it is rolled back, or ends with the process: what it has written.
+
+    Not in an SQLite database in memory, which goes with its connection; a pool's connection stays.
+    """
+    if not isinstance(hold, TransactionHold) or not hold.writes:
+        return False
+    facts = hold.tracked.facts
+    return hold.pool is not None or facts.has_server or facts.namespace != ":memory:"

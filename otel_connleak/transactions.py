@@ -19,7 +19,7 @@ from otel_connleak.drivers import driver_of
 from otel_connleak.failures import Failures, error_now, has_failed
 from otel_connleak.guard import failed
 from otel_connleak.hold import Ending, Hold, Origin
-from otel_connleak.nested import CursorHold, NestedHold, TransactionHold
+from otel_connleak.nested import CursorHold, NestedHold, TransactionHold, loses
 from otel_connleak.verbs import Verb
 
 _ENDS: Final = frozenset({Verb.COMMIT, Verb.ROLLBACK, Verb.COMMIT_PREPARED, Verb.ROLLBACK_PREPARED})
@@ -90,7 +90,9 @@ class Transactions:
 
         Only where somebody makes a span of the statement; else the transaction begins after the call.
         """
-        if hold.inner is None and not hold.untold and driver_of(connection).begins(connection, statement):
+        if hold.inner is not None or hold.untold or hold.tracked() is None:
+            return
+        if driver_of(connection).begins(connection, statement):
             self.begin(hold, self._holds.clock())
 
     # --- what a call has done ------------------------------------------------------------------------------
@@ -117,8 +119,8 @@ class Transactions:
                 hold.unsettled += 1
             return
         if inner is None:
-            if status not in _BEGUN or verb in _ENDS or hold.untold:
-                return
+            if status not in _BEGUN or verb in _ENDS or hold.untold or hold.tracked() is None:
+                return  # the last: in a finalizer, of a connection that is being collected
             inner = self.begin(hold, started, hold.last_call - started)
         elif status is Transaction.UNKNOWN and error is None:
             return
@@ -181,7 +183,7 @@ class Transactions:
             inner.decided = Ending.OPEN
         elif status is Transaction.NONE:
             inner.decided = Ending.COMMITTED if inner.ending is Ending.COMMITTED else Ending.NONE
-        elif status is Transaction.OPEN and inner.writes and not inner.aborted and not has_failed(inner):
+        elif status is Transaction.OPEN and loses(inner) and not inner.aborted and not has_failed(inner):
             inner.decided = Ending.DISCARDED
         else:
             inner.decided = Ending.ROLLED_BACK

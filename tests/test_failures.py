@@ -1,5 +1,6 @@
 """A rollback because of an exception is no report, wherever it was handled; an unrelated one is no excuse."""
 
+import contextlib
 import dis
 import gc
 from collections.abc import Callable, Iterator
@@ -69,6 +70,61 @@ def helper_fails_in_a_block(pool: ToyPool, connection: Connection) -> None:
         return
 
 
+def fails_itself(pool: ToyPool, connection: Connection) -> None:
+    """A handler that raises and catches by itself, and leaves out the commit."""
+    try:
+        insert(pool, connection)
+        raise ValueError
+    except ValueError:
+        return
+
+
+def fails_in_c(pool: ToyPool, connection: Connection) -> None:
+    """The same with an exception of a function that is written in C, and a ``finally`` around it."""
+    try:
+        try:
+            insert(pool, connection)
+            int("nothing")
+        except ValueError:
+            return
+    finally:
+        check(1)
+
+
+def suppresses(pool: ToyPool, connection: Connection) -> None:
+    """The same by a context manager."""
+    with contextlib.suppress(ValueError):
+        insert(pool, connection)
+        int("nothing")
+
+
+def fails_before(pool: ToyPool, connection: Connection) -> None:
+    """A handler that catches something, writes after it, and forgets to commit."""
+    try:
+        int("nothing")
+    except ValueError:
+        insert(pool, connection)
+
+
+def fails_in_a_loop(pool: ToyPool, connection: Connection) -> None:
+    """The first attempt fails after its write, the second writes and forgets to commit."""
+    for attempt in ("nothing", "1"):
+        try:
+            insert(pool, connection)
+            int(attempt)
+        except ValueError:
+            continue
+
+
+def missing_in_a_dictionary(pool: ToyPool, connection: Connection) -> None:
+    """A handler that catches an exception of its own which has nothing to do with what it has written."""
+    insert(pool, connection)
+    try:
+        int("nothing")
+    except ValueError:
+        return
+
+
 def missing_in_the_cache(pool: ToyPool, connection: Connection) -> None:
     """A handler that catches an exception which has nothing to do with what it has written."""
     insert(pool, connection)
@@ -115,6 +171,12 @@ def goes_on_after_a_view(pool: ToyPool, connection: Connection) -> None:
         (view, []),
         (helper_fails, []),
         (helper_fails_in_a_block, []),
+        (fails_itself, []),
+        (fails_in_c, []),
+        (suppresses, []),
+        (fails_before, [1]),
+        (fails_in_a_loop, [2]),
+        (missing_in_a_dictionary, [1]),
         (missing_in_the_cache, [1]),
         (unpacks, [1]),
         (goes_on, [2]),
@@ -126,10 +188,11 @@ def test_released_when_it_is_handled(
 ) -> None:
     """A framework handles what a handler raises, and releases when that is over, as Flask does."""
     connection = core.pool.getconn()
-    try:
-        handler(core.pool, connection)
-    except ValueError:
-        pass
+    for again in (True, False):  # the second time most lines are switched off
+        with contextlib.suppress(ValueError):
+            handler(core.pool, connection)
+        if again:
+            core.pool.execute(connection, "ROLLBACK", Transaction.NONE)
     core.pool.putconn(connection)
     core.after(0.0)
 

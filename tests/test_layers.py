@@ -22,7 +22,7 @@ LAYERS = [
     "callsite blocks tracking threads watchdog reach awaiter nesting patching statements expect runtime",
     "drivers",
     "row_status",
-    "drivers.* failures kept",
+    "drivers.* failures kept monitor",
     "transactions holding",
     "registry",
     "call_hooks server_cursors who",

@@ -14,8 +14,10 @@ from __future__ import annotations
 import functools
 import operator
 import sys
+import weakref
 from typing import Any, Final
 
+from otel_connleak.call_hooks import wrote_nothing
 from otel_connleak.config import Settings
 from otel_connleak.connection import Tracked, Transaction
 from otel_connleak.drivers.psycopg import DRIVER, STATUS
@@ -32,6 +34,7 @@ from otel_connleak.verbs import Verb, verb_of
 _SOURCE: Final = "psycopg"
 _CURSOR_HINT: Final = "use `with connection.cursor(name) as cursor:` so that it is closed on every path"
 _ACTIVE: Final = Transaction.ACTIVE
+_WRITE: Final = Verb.WRITE
 
 
 class PsycopgAdapter:
@@ -123,6 +126,11 @@ class PsycopgAdapter:
             if status is _ACTIVE and (not connection.autocommit or connection._num_transactions):
                 # A pipeline, ``copy()`` or ``stream()`` goes on; the transaction has begun before.
                 status = Transaction.OPEN
+            if hold.verb is _WRITE and hold.writer is not None:
+                cursor, hold.writer = hold.writer(), None
+                # The results of a pipeline come later.
+                if cursor is not None and connection._pipeline is None and wrote_nothing(cursor):
+                    hold.verb = Verb.READ
             self._registry.called(hold, started, status, error)
         except Exception:
             failed("psycopg wait")
@@ -197,7 +205,9 @@ class PsycopgAdapter:
                         hold = hold_of(cursor._conn)
                     if hold is not None:
                         hold.statement = query
-                        hold.verb = verb_of(query)
+                        verb = hold.verb = verb_of(query)
+                        if verb is _WRITE:
+                            hold.writer = weakref.ref(cursor)
                 except Exception:
                     failed("psycopg statement")
             return original(cursor, query)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import weakref
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, Final
@@ -27,12 +26,10 @@ from otel_connleak.guard import failed
 from otel_connleak.hold import Evidence, Hold
 from otel_connleak.kept import has, kept_in_context, kept_on_argument
 from otel_connleak.libraries import ACQUIRES_FOR_CALLER
-from otel_connleak.names import INSTRUMENTATION
+from otel_connleak.monitor import Monitor
 from otel_connleak.native import get_ident
 from otel_connleak.registry import Registry
 
-# 0, 1 and 2 are reserved for debuggers, coverage and profilers, whose start would fail if we sat there.
-_TOOL_IDS: Final = (4, 3, 5)
 _GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _WRAPPED_YIELD: Final = "async_generator_wrapped_value"
 
@@ -48,54 +45,41 @@ class Exits:
         self._callsites = callsites
         self._note = note
         self.failures = Failures(callsites.application_frames)
+        self.failures.watch = self._watch_lines
         self._owners: dict[int, _Owned] = {}
         self._reaching: dict[int, dict[int, tuple[Hold, CodeType]]] = {}
-        self._codes: dict[int, weakref.ref[CodeType]] = {}
-        self._tool: int | None = None
-        self._unwinding = False
+        self._monitor = Monitor()
+        self._active = False
 
     def install(self) -> str | None:
         """Take a free tool id. Returns None, or the reason why this evidence stays off."""
-        if self._tool is not None:
+        if self._monitor.taken:
             return None
-        monitoring = sys.monitoring
-        for tool in _TOOL_IDS:
-            try:
-                monitoring.use_tool_id(tool, INSTRUMENTATION)
-            except ValueError:
-                continue
-            self._tool = tool
-            events = monitoring.events
-            monitoring.register_callback(tool, events.PY_RETURN, self._callback(self._returned))
-            monitoring.register_callback(tool, events.PY_YIELD, self._callback(self._yielded))
-            monitoring.register_callback(tool, events.PY_UNWIND, self._on_unwind())
+        events = sys.monitoring.events
+        refused = self._monitor.take(
+            {
+                events.PY_RETURN: self._callback(self._returned),
+                events.PY_YIELD: self._callback(self._yielded),
+                events.PY_UNWIND: self._on_unwind(),
+                events.LINE: self._on_line(),
+            }
+        )
+        if refused is None:
+            self._active = True
             self._registry.transactions.failures = self.failures
-            return None
-        taken = ", ".join(str(monitoring.get_tool(tool)) for tool in _TOOL_IDS)
-        return f"all free tool ids of sys.monitoring are taken ({taken})"
+        return refused
 
     def uninstall(self) -> None:
         """Give the tool id back, with all events off."""
-        tool, self._tool = self._tool, None
-        if tool is None:
-            return
-        self._registry.transactions.failures = None
-        monitoring = sys.monitoring
-        monitoring.set_events(tool, monitoring.events.NO_EVENTS)
-        for reference in self._codes.values():
-            code = reference()
-            if code is not None:
-                monitoring.set_local_events(tool, code, monitoring.events.NO_EVENTS)
-        for event in (monitoring.events.PY_RETURN, monitoring.events.PY_YIELD, monitoring.events.PY_UNWIND):
-            monitoring.register_callback(tool, event, None)
-        monitoring.free_tool_id(tool)
-        self._codes.clear()
-        self.clear()
-        self._unwinding = False
+        if self._monitor.taken:
+            self._active = False
+            self._registry.transactions.failures = None
+            self._monitor.give_back()
+            self.clear()
 
     def acquired(self, hold: Hold) -> None:
         """A hold was opened: its owner's exit counts from now on."""
-        if hold.owner and self._tool is not None:
+        if hold.owner and self._active:
             if not hold.site.watched and hold.code is not None:
                 self._watch(hold.code)
                 hold.site.watched = True
@@ -124,7 +108,7 @@ class Exits:
         Perhaps nobody can release the hold then. In the watchdog's thread.
         """
         identity, code = activation
-        if self._tool is None or (hold.owner == identity and hold.code is code):
+        if not self._active or (hold.owner == identity and hold.code is code):
             return
         self.unwatch(hold)
         hold.reached_in = identity
@@ -161,19 +145,16 @@ class Exits:
             self._owners.pop(hold.owner, None)
 
     def _watch(self, code: CodeType) -> None:
-        tool = self._tool
-        known = self._codes.get(id(code))
-        if tool is None or (known is not None and known() is code):
-            return
-        monitoring = sys.monitoring
-        events = monitoring.events.PY_RETURN
+        events = sys.monitoring.events.PY_RETURN
         if code.co_flags & _GENERATOR:
-            events |= monitoring.events.PY_YIELD
-        monitoring.set_local_events(tool, code, events)
-        self._codes[id(code)] = weakref.ref(code)
-        if not self._unwinding:
-            self._unwinding = True
-            monitoring.set_events(tool, monitoring.events.PY_UNWIND)
+            events |= sys.monitoring.events.PY_YIELD
+        self._add_events(code, events)
+
+    def _watch_lines(self, code: CodeType) -> None:
+        self._add_events(code, sys.monitoring.events.LINE)
+
+    def _add_events(self, code: CodeType, events: int) -> None:
+        self._monitor.add(code, events, everywhere=sys.monitoring.events.PY_UNWIND)
 
     def _callback(
         self, handle: Callable[[FrameType, Any], None], depth: int = 1
@@ -204,6 +185,18 @@ class Exits:
             raised(code, offset, error)
 
         return on_unwind
+
+    def _on_line(self) -> Callable[[CodeType, int], Any]:
+        reached, get_frame, disable = self.failures.reached, sys._getframe, sys.monitoring.DISABLE
+
+        def on_line(_code: CodeType, _line: int) -> Any:
+            try:
+                return None if reached(get_frame(1)) else disable
+            except Exception:
+                failed("sys.monitoring reached")
+                return disable
+
+        return on_line
 
     def _raised(self, frame: FrameType, _error: BaseException) -> None:
         # What the exception carries (its traceback) nobody will release.

@@ -42,7 +42,7 @@ def mysql(database: Database, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     monkeypatch.setitem(sys.modules, "MySQLdb", None)
     monkeypatch.setitem(sys.modules, "_mysql", None)
     pymysql.install_as_MySQLdb()
-    # Or Django would import them again under the other name, and leave the copies on the package of the first.
+    # Or Django would import them again under the other name, and leave the copies on the first's package.
     for name in [name for name in sys.modules if name.startswith("pymysql.")]:
         monkeypatch.setitem(sys.modules, f"MySQLdb.{name.removeprefix('pymysql.')}", sys.modules[name])
     engine = "django.db.backends.mysql"
