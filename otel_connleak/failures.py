@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from types import CodeType, FrameType
@@ -71,6 +72,7 @@ class Failures:
         self._frames = frames
         self.watched: dict[int, dict[int, _Write]] = {}
         self.watch: Callable[[CodeType], None] = lambda _code: None
+        self._known: dict[int, tuple[weakref.ref[CodeType], dict[int, int]]] = {}
 
     def wrote(self, inner: TransactionHold, frame: Any) -> None:
         """Something has been written.
@@ -91,8 +93,21 @@ class Failures:
             self.watched.setdefault(key, {})[number] = _Write(inner, each.f_code, offset)
             if write is None:
                 known.append(key)
-            if _handlers_around(each.f_code, offset):
-                self.watch(each.f_code)
+            self._handlers(each.f_code)
+
+    def _handlers(self, code: CodeType) -> dict[int, int]:
+        """The handlers of a function; whoever is the first to ask has its lines watched, if it has some.
+
+        By its identity: to compute the hash of a code object takes longer than everything else here.
+        """
+        known = self._known.get(id(code))
+        if known is not None and known[0]() is code:
+            return known[1]
+        handlers = _handlers(code)
+        self._known[id(code)] = weakref.ref(code), handlers
+        if handlers:
+            self.watch(code)
+        return handlers
 
     def ended(self, inner: TransactionHold) -> None:
         """A transaction is over."""
@@ -110,7 +125,7 @@ class Failures:
 
     def reached(self, frame: FrameType) -> bool:
         """An activation has come to a line. Returns whether a handler of exceptions begins there."""
-        handler = _handlers(frame.f_code).get(frame.f_lasti)
+        handler = self._handlers(frame.f_code).get(frame.f_lasti)
         if handler is None:
             return False
         for write in self._writes(frame):
@@ -121,6 +136,7 @@ class Failures:
     def clear(self) -> None:
         """Forget everything, in a forked child."""
         self.watched.clear()
+        self._known.clear()
 
     def _writes(self, frame: FrameType) -> list[_Write]:
         watched = self.watched.get(id(frame))
@@ -136,16 +152,19 @@ def _handler_of(code: CodeType, offset: int) -> int | None:
     return next(targets, None)
 
 
-@functools.lru_cache(maxsize=1_000)
 def _handlers(code: CodeType) -> dict[int, int]:
-    """The handlers of a function, by the offset of their first instruction that belongs to a line."""
+    """The handlers of a function, by the offset of their first instruction that belongs to a line.
+
+    Those that only the interpreter needs have none: what comes after them is the beginning of another one.
+    """
     lines = [(start, end) for start, end, line in code.co_lines() if line is not None]
-    targets = {target for _, _, target in _exception_table(code)}
-    firsts = {
-        target: next((max(start, target) for start, end in lines if end > target), target)
-        for target in targets
-    }
-    return {first: target for target, first in firsts.items()}
+    targets = sorted({target for _, _, target in _exception_table(code)})
+    found: dict[int, int] = {}
+    for target, following in zip(targets, [*targets, len(code.co_code)][1:], strict=True):
+        first = next((max(start, target) for start, end in lines if end > target), following)
+        if first < following:
+            found[first] = target
+    return found
 
 
 @functools.lru_cache(maxsize=1_000)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from otel_connleak.connection import Transaction
-from otel_connleak.failures import _exception_table
+from otel_connleak.failures import _exception_table, _handlers
 from tests.support import toy
 from tests.support.core import Core
 from tests.support.toy import Connection, ToyPool
@@ -89,6 +89,17 @@ def fails_in_c(pool: ToyPool, connection: Connection) -> None:
             return
     finally:
         check(1)
+
+
+def fails_after_a_block(pool: ToyPool, connection: Connection) -> None:
+    """The same after a block, for which the interpreter has handlers of its own between the others."""
+    try:
+        with contextlib.nullcontext():
+            check(1)
+        insert(pool, connection)
+        int("nothing")
+    except ValueError:
+        return
 
 
 def suppresses(pool: ToyPool, connection: Connection) -> None:
@@ -173,6 +184,7 @@ def goes_on_after_a_view(pool: ToyPool, connection: Connection) -> None:
         (helper_fails_in_a_block, []),
         (fails_itself, []),
         (fails_in_c, []),
+        (fails_after_a_block, []),
         (suppresses, []),
         (fails_before, [1]),
         (fails_in_a_loop, [2]),
@@ -272,3 +284,12 @@ def test_exception_table() -> None:
         assert list(_exception_table(function.__code__)) == [
             (entry.start, entry.end, entry.target) for entry in entries
         ]
+
+
+def test_first_lines() -> None:
+    """A handler is known by its first line, and never one without lines by that of the next."""
+    for function in functions():
+        code = function.__code__
+        targets = {target for _, _, target in _exception_table(code)}
+        for first, handler in _handlers(code).items():
+            assert handler == max(target for target in targets if target <= first)
