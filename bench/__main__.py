@@ -44,14 +44,14 @@ class Case:
 
 
 HOLDS = [
-    Case("bench.worker", HOLD, "recorded", "everything on, recorded", 2.0, 1.25),
+    Case("bench.worker", HOLD, "recorded", "everything on, recorded", 2.2, 1.25),
     Case("bench.worker", HOLD, "unsampled", "in an unsampled trace", 0.5, 0.25),
     Case("bench.worker", HOLD, "no_sdk", "without an SDK", 0.4, 0.2),
 ]
 CALLS = [
-    Case("bench.calls", CALL, "recorded", "everything on, recorded", 0.15, 0.15),
-    Case("bench.calls", CALL, "unsampled", "in an unsampled trace", 0.15, 0.15),
-    Case("bench.calls", CALL, "no_sdk", "without an SDK", 0.15, 0.15),
+    Case("bench.calls", CALL, "recorded", "everything on, recorded", 0.2, 0.15),
+    Case("bench.calls", CALL, "unsampled", "in an unsampled trace", 0.2, 0.15),
+    Case("bench.calls", CALL, "no_sdk", "without an SDK", 0.2, 0.15),
 ]
 
 

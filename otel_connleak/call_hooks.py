@@ -26,7 +26,7 @@ METHODS: Final = {
 }
 """What methods do that have these names in every module of DB-API 2.0 (PEP 249)."""
 _NO_STATEMENT: Final = object()
-_WRITE: Final = Verb.WRITE
+_READ, _WRITE = Verb.READ, Verb.WRITE
 
 
 def itself(subject: Any) -> Any:
@@ -146,7 +146,9 @@ class CallHooks:
             if type(given) is Verb:
                 hold.verb = given
             elif given is not _NO_STATEMENT:
-                hold.verb = verb_of(given)
+                verb = verb_of(given)
+                if verb is not _READ:  # that is what it is taken for anyway
+                    hold.verb = verb
                 hold.statement = given
             started = hold.busy_since = self._registry.clock()
         except Exception:

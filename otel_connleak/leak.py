@@ -177,6 +177,7 @@ class Leaks:
         for claim in claims:
             self.look(claim.hold)
         who = self._who([claim.hold for claim in claims], module_first=overdue)
+        grace = self._settings.grace
         for _, _, tries, hold in claims:
             if not hold.is_open or hold.leak is not None or hold.tracked() is None or covered(hold):
                 continue  # released meanwhile, reported, or dropped: then that message is on its way
@@ -190,6 +191,9 @@ class Leaks:
                 # Looked at again when the activation exits that can reach it, or in a while: it, or the
                 # module, may let go before.
                 self._claim(hold, self._next_look(hold, now, tries), tries + 1)
+            elif tries and not overdue and (newest := max((hold.seen or {}).values())) + grace > now:
+                # Whoever could release it until just now has exited: that is a fact of its own.
+                self._claim(hold, newest + grace, tries)
             else:
                 self._report(hold, Certainty.POSSIBLE, now)
 

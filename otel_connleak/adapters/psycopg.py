@@ -34,7 +34,7 @@ from otel_connleak.verbs import Verb, verb_of
 _SOURCE: Final = "psycopg"
 _CURSOR_HINT: Final = "use `with connection.cursor(name) as cursor:` so that it is closed on every path"
 _ACTIVE: Final = Transaction.ACTIVE
-_WRITE: Final = Verb.WRITE
+_READ, _WRITE = Verb.READ, Verb.WRITE
 
 
 class PsycopgAdapter:
@@ -136,7 +136,7 @@ class PsycopgAdapter:
             failed("psycopg wait")
 
     def _wait(self, original: Any) -> Any:
-        patches, called = self._patches, self._called
+        patches, called, tell = self._patches, self._called, self._registry.called
         hold_of, clock = self._registry.hold_of, self._registry.clock
 
         @functools.wraps(original)
@@ -158,7 +158,14 @@ class PsycopgAdapter:
             except BaseException as error:
                 called(connection, hold, started, error)
                 raise
-            called(connection, hold, started)
+            try:
+                status = STATUS[connection.pgconn.transaction_status]
+                if status is _ACTIVE or hold.verb is _WRITE:
+                    called(connection, hold, started)
+                else:
+                    tell(hold, started, status)
+            except Exception:
+                failed("psycopg wait")
             return result
 
         return wait
@@ -201,13 +208,15 @@ class PsycopgAdapter:
                     # Nearly always that of the call within which this is called: to look it up again would
                     # be a tenth of what the hooks cost.
                     hold = self._calling_now
-                    if hold is None or hold.busy_since is None or hold.tracked.key != id(cursor._conn):
+                    if hold is None or hold.tracked.key != id(cursor._conn):
                         hold = hold_of(cursor._conn)
                     if hold is not None:
                         hold.statement = query
-                        verb = hold.verb = verb_of(query)
-                        if verb is _WRITE:
-                            hold.writer = weakref.ref(cursor)
+                        verb = verb_of(query)
+                        if verb is not _READ:  # that is what it is taken for anyway
+                            hold.verb = verb
+                            if verb is _WRITE:
+                                hold.writer = weakref.ref(cursor)
                 except Exception:
                     failed("psycopg statement")
             return original(cursor, query)
