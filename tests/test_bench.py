@@ -47,7 +47,9 @@ def test_every_call_can_be_timed(postgres: str) -> None:
         assert CALL in work
 
 
-@pytest.mark.parametrize(("ratio", "verdict"), [(0.15, "goal met"), (0.16, "within the limit"), (0.21, "OVER THE LIMIT")])
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(0.15, "goal met"), (0.16, "within the limit"), (0.21, "OVER THE LIMIT")]
+)
 def test_verdict(ratio: float, verdict: str) -> None:
     """The limit itself is not over the limit."""
     assert Result(CALLS[0], {CALL: ratio}, {}, {}).verdict == verdict
