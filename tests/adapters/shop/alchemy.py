@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, text
+from sqlalchemy import Connection, Engine, func, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 
@@ -50,7 +50,7 @@ def forget_commit(engine: Engine) -> None:
 def forget_commit_and_close(engine: Engine) -> None:
     """The same, without ``with``."""
     connection = engine.connect()
-    connection.execute(delete(Customer))
+    connection.execute(ADD)
     connection.close()
 
 
