@@ -171,15 +171,22 @@ def wait(condition: Callable[[], bool]) -> None:
 
 
 def idle_wakes() -> int:
-    """How often the watchdog wakes in two seconds in which nothing is held."""
+    """How often the watchdog wakes in two seconds in which nothing is held.
+
+    A deadline that was set for the last holds wakes it once more, whether they have ended or not. So these two
+    seconds are looked for until it would have been overdue twice over.
+    """
     running = engine()
     assert running is not None
     gc.collect()  # the connections of the closed pools: the watchdog is told of each that dies
     running.flush(5.0)
-    time.sleep(0.5)
-    before = running.watchdog.wakes
-    time.sleep(2.0)
-    return running.watchdog.wakes - before
+    deadline = time.monotonic() + 2 * running.settings.overdue_after + 4.0
+    while True:
+        before = running.watchdog.wakes
+        time.sleep(2.0)
+        woke = running.watchdog.wakes - before
+        if not woke or time.monotonic() > deadline:
+            return woke
 
 
 def verdict(soak: Soak, left: Counter[str], wakes: int) -> Iterator[str]:
