@@ -173,8 +173,8 @@ def wait(condition: Callable[[], bool]) -> None:
 def idle_wakes() -> int:
     """How often the watchdog wakes in two seconds in which nothing is held.
 
-    A deadline that was set for the last holds wakes it once more, whether they have ended or not. So these two
-    seconds are looked for until it would have been overdue twice over.
+    A deadline that was set for the last holds wakes it once more, whether they have ended or not. So these
+    two seconds are looked for until it would have been overdue twice over.
     """
     running = engine()
     assert running is not None
