@@ -145,13 +145,14 @@ class Hold:
         transaction: the transaction status after the last driver call.
         statement: the last statement as the application gave it; turned to text in a report only.
         verb: what the driver call does that is running, as far as it is known.
+        totals: what it counts in, set by the registry.
         writer: weak reference to the cursor that runs a statement which may write, or None.
         within: the connection's hold, where a transaction or a cursor of it is held; else None.
         untold: its transactions are no holds: a framework's test is one from its begin to its end.
         begun_by: whose block the next transaction of this connection is, where that is known before.
         inner: the hold of the connection's open transaction (`TransactionHold`), or None.
         unsettled: writes of calls that were not over when they returned, perhaps outside of a transaction.
-        cursors: the holds of its open cursors, or None while there was none.
+        cursors: the holds of its open cursors (`CursorHold`), or None while there was none.
         ending: how the transaction ended, or the last one of a connection.
         trace: trace id of the acquire, 0 where there is none.
         span: the hold span of the span listener, opaque here.
@@ -175,13 +176,14 @@ class Hold:
     transaction: Transaction = Transaction.UNKNOWN
     statement: Any = None
     verb: Verb = Verb.NONE
+    totals: Any = None
     writer: Any = None
     within: Hold | None = None
     untold: bool = False
     begun_by: Origin | None = None
     inner: Any = None
     unsettled: int = 0
-    cursors: list[Hold] | None = None
+    cursors: list[Any] | None = None
     ending: Ending = Ending.NONE
     trace: int = 0
     span: Any = None

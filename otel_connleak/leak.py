@@ -241,7 +241,7 @@ class Leaks:
             with self._lock:
                 self._reporting.discard(hold.number)
         cover(hold)
-        totals = self._registry.totals.of_hold(hold)
+        totals = hold.totals
         totals.leaked += 1
         _tell(self._on_leak, leak)
         # Only now can it recover: nobody is told of a recovery before the leak.

@@ -84,6 +84,16 @@ class TransactionHold(NestedHold):
     error_before: int = 0
     failed_at: int = -1
 
+    long_lived: Any = property(
+        lambda self: self._long_lived or not self.calls,
+        lambda self, value: setattr(self, "_long_lived", value),
+    )
+
+    def __init__(self, *about: Any) -> None:
+        """Begin one, as `NestedHold`."""
+        super().__init__(*about)
+        self.written_in: list[int] = []
+
     def count(self, verb: Verb) -> None:
         """A call has gone well: what is rolled back to a savepoint is not written any more."""
         if verb is Verb.WRITE:
@@ -94,16 +104,6 @@ class TransactionHold(NestedHold):
             self.savepoints.pop()
         elif self.savepoints and verb is Verb.ROLLBACK_TO:
             self.writes = self.savepoints[-1]
-
-    def __init__(self, *about: Any) -> None:
-        """Begin one, as `NestedHold`."""
-        super().__init__(*about)
-        self.written_in: list[int] = []
-
-    long_lived: Any = property(
-        lambda self: self._long_lived or not self.calls,
-        lambda self, value: setattr(self, "_long_lived", value),
-    )
 
 
 class CursorHold(NestedHold):

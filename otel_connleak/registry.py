@@ -111,6 +111,7 @@ class Registry(OpenHolds):
         in_task = None if task is None else weakref.ref(task)
         long_lived = site.long_lived or self.expect_long()
         hold = make(number, source, tracked, origin, thread, in_task, now, long_lived)
+        hold.totals = totals
         # Written out: a ``with`` costs two and a half times as much as these two calls, on every acquire.
         lock = self._lock
         lock.acquire()
@@ -138,7 +139,7 @@ class Registry(OpenHolds):
             return None
         if hold.inner is not None:
             self.transactions.leaving(hold, connection)
-        if hold.source != source:
+        if hold.source != source and hold.pool is not None:
             self.transactions.left(hold)  # closed past its pool, to which it still has to be given back
             return None
         return hold if self._close(hold, _RELEASED, self.clock()) else None
@@ -161,7 +162,7 @@ class Registry(OpenHolds):
                 hold.thread.holds[hold.number] = hold
                 # Fresh again, in its old place: that is where the overdue evidence looks for it.
                 self._fresh = dict(sorted({**self._fresh, hold.number: hold}.items()))
-                self.totals.of_hold(hold).ended(hold, sign=-1)
+                hold.totals.ended(hold, sign=-1)
                 if hold.pool is not None and hold.within is None:
                     hold.pool.open += 1
         if given_out_again:
@@ -204,7 +205,6 @@ class Registry(OpenHolds):
 
     def _close(self, hold: Hold, outcome: Outcome, at: float) -> bool:
         pool = hold.pool
-        totals = hold.site.totals.get(hold.tracked.account) or self.totals.of_hold(hold)
         number = hold.number
         lock = self._lock
         lock.acquire()
@@ -219,7 +219,7 @@ class Registry(OpenHolds):
             if self._fresh.pop(number, None) is None:
                 self._aged.pop(number, None)
             hold.thread.holds.pop(number, None)
-            totals.ended(hold)
+            hold.totals.ended(hold)
             if pool is not None and hold.within is None:
                 pool.open -= 1
                 if outcome is Outcome.LOST and not hold.reclaimed:
@@ -277,9 +277,9 @@ class Registry(OpenHolds):
         with self._lock:
             hold.owner, hold.code = owner, code
             if blame and site.function != previous.function:
-                account = hold.tracked.account
-                self.totals.of(previous, account).acquired -= 1
-                self.totals.of(site, account).acquired += 1
+                hold.totals.acquired -= 1
+                hold.totals = self.totals.of(site, hold.tracked.account)
+                hold.totals.acquired += 1
                 hold.site, hold.stack = site, hold.stack or stack
             else:
                 blame = False

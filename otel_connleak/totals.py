@@ -67,10 +67,6 @@ class Totals:
         found: FunctionTotals | None = site.totals.get(account)
         return found if found is not None else self._first(site, account)
 
-    def of_hold(self, hold: Hold) -> FunctionTotals:
-        """The totals that a hold counts in."""
-        return self.of(hold.site, hold.tracked.account)
-
     def all(self) -> list[FunctionTotals]:
         """The totals by function and pool, as they are now (live objects: copy what is kept)."""
         with self._lock:

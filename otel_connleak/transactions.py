@@ -110,9 +110,8 @@ class Transactions:
             started: monotonic seconds of its start.
         """
         inner: TransactionHold | None = hold.inner
-        if (
-            status is Transaction.ACTIVE
-        ):  # rows are streamed or copied: a further call tells whether it is open
+        if status is Transaction.ACTIVE:
+            # Rows are streamed or copied: a further call tells whether a transaction is open.
             if error is None and inner is not None:
                 self.count(inner, verb)
             elif error is None and verb is Verb.WRITE:
@@ -232,7 +231,7 @@ class Transactions:
             hold.ending = inner.ending
         for cursor in tuple(hold.cursors or ()):
             survives = inner.ending is Ending.COMMITTED or cursor.acquired < inner.acquired
-            if not (survives and getattr(cursor, "outlives", False)):
+            if not (survives and cursor.outlives):
                 self.close_cursor(cursor)
         span = inner.span
         self._holds.over(inner, None if hold.is_open else hold.released)

@@ -248,8 +248,7 @@ class TestRecorded:
         hold = lose(case.pool)
         for number in range(1_200):
             for pool in ("orders", None):
-                totals = FunctionTotals(f"shop.function_{number}", pool, Kind.CONNECTION)
-                hold.site.totals = {hold.tracked.account: totals}
+                hold.totals = FunctionTotals(f"shop.function_{number}", pool, Kind.CONNECTION)
                 hold.released = hold.acquired + 1.0
                 case.histograms.ended(hold)
         points = points_of(reader.get_metrics_data())

@@ -25,7 +25,7 @@ LAYERS = [
     "drivers.* failures kept monitor",
     "transactions holding",
     "registry",
-    "call_hooks server_cursors who",
+    "call_hooks prepared server_cursors who",
     "holds_socket snapshot",
     "describe django_blocks finalizers hooks pools pep249 reconnecting sqlalchemy_calls sqlalchemy_streams",
     "asyncpg_calls psycopg2_classes sqlalchemy_transactions",

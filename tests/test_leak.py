@@ -111,7 +111,7 @@ def test_late_release_recovers_once(core: Core) -> None:
 
     assert [leak.id for leak in core.recovered] == [leak.id for leak in core.reports]
     assert core.leaks.unreleased().total() == 0
-    totals = core.registry.totals.of_hold(hold)
+    totals = hold.totals
     assert (totals.leaked, totals.recovered, totals.open) == (1, 1, 0)
 
 
@@ -208,5 +208,5 @@ def test_ignored_functions_are_never_reported() -> None:
 
     assert core.leaks.at_exit() == []
     assert core.reports == []
-    assert core.registry.totals.of_hold(hold).open == 1
+    assert hold.totals.open == 1
     toy.forget()

@@ -85,7 +85,7 @@ def test_dropped_is_reported_at_once(core: Core) -> None:
     assert (leak.evidence, leak.certainty) == ((Evidence.DROPPED,), Certainty.CONFIRMED)
     assert hold.outcome is Outcome.LOST
     assert core.leaks.unreleased() == {("tests.leaking.drop", "orders", Kind.CONNECTION): 1}
-    totals = core.registry.totals.of_hold(hold)
+    totals = hold.totals
     assert (totals.lost, totals.released, totals.open) == (1, 0, 0)
 
 

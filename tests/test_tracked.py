@@ -141,4 +141,4 @@ def test_transaction(core: Core) -> None:
     assert (leak.kind, leak.short) == (Kind.TRANSACTION, "begin")
     assert core.leaks.unreleased() == {("tests.test_tracked.begin", None, Kind.TRANSACTION): 1}
     assert hold.site.totals.keys() == {(None, Kind.TRANSACTION)}
-    assert core.registry.totals.of_hold(hold).open == 1
+    assert hold.totals.open == 1

@@ -342,6 +342,20 @@ def test_closed_past_its_pool(core: Core, statement: str, reported: list[tuple[s
     core.pool.putconn(connection)
 
 
+def test_closed_without_a_pool(core: Core) -> None:
+    """Where no pool waits for a connection, who closes it has ended its hold, whoever opened that."""
+    pool = ToyPool(core.registry, name=None)
+    connection = pool.getconn()
+    insert(pool, connection)
+    hold = core.registry.release("driver", connection)
+    assert hold is not None
+    core.registry.released(hold)
+
+    assert core.registry.holds() == []
+    core.after(0.0)
+    assert core.reported == [("insert", "discarded")]
+
+
 # --- left open ---------------------------------------------------------------------------------------------
 
 

@@ -16,9 +16,10 @@ from otel_connleak.drivers.mysql import DRIVER, after_call
 from otel_connleak.hooks import Hooks
 from otel_connleak.patching import Patches
 from otel_connleak.pools import Pools
+from otel_connleak.prepared import PreparedStatements
 from otel_connleak.reconnecting import Reconnecting
 from otel_connleak.registry import Registry
-from otel_connleak.verbs import Verb, verb_of
+from otel_connleak.verbs import Verb
 
 _DIRECT: Final = "mysql_connector_aio"
 _POOL: Final = "mysql_connector_aio_pool"
@@ -70,6 +71,7 @@ class MySQLConnectorAioAdapter:
         self._pools.clear()
 
     def _install_driver(self, cls: Any) -> None:
+        prepared = PreparedStatements(self._registry, self._patches, self._calls)
         calls = functools.partial(self._direct.calls_async, transaction=after_call)
         replace = self._patches.replace
         replace(cls, "close", self._closes)
@@ -78,8 +80,8 @@ class MySQLConnectorAioAdapter:
         replace(cls, "is_connected", self._asks)
         replace(cls, "ping", lambda ping: calls(self._asks(ping)))
         replace(cls, "cmd_query", lambda query: calls(self._notices(query), statement=True))
-        replace(cls, "cmd_stmt_prepare", self._prepares)
-        replace(cls, "cmd_stmt_execute", self._runs_prepared)
+        replace(cls, "cmd_stmt_prepare", prepared.prepares)
+        replace(cls, "cmd_stmt_execute", prepared.runs)
         # Which of these there are depends on the version.
         for name in vars(cls).keys() & set(_CALLS):
             replace(cls, name, lambda call: calls(self._notices(call)))
@@ -115,30 +117,8 @@ class MySQLConnectorAioAdapter:
     def _closes(self, original: Any) -> Any:
         return self._again.closes_async(original, self._direct.releases_async(original))
 
-    def _prepares(self, original: Any) -> Any:
-        """What is prepared is run by a call of its own, which is not told what it runs."""
-        call = self._direct.calls_async(self._notices(original), after_call, verb=Verb.READ)
-
-        @functools.wraps(original)
-        def cmd_stmt_prepare(connection: Any, statement: Any, *args: Any, **kwargs: Any) -> Any:
-            hold = self._registry.hold_of(connection)
-            if hold is not None and self._patches.active:
-                hold.statement = statement
-            return call(connection, statement, *args, **kwargs)
-
-        return cmd_stmt_prepare
-
-    def _runs_prepared(self, original: Any) -> Any:
-        calls = functools.partial(self._direct.calls_async, self._notices(original), after_call)
-        reads, writes = calls(verb=Verb.READ), calls(verb=Verb.WRITE)
-
-        @functools.wraps(original)
-        def cmd_stmt_execute(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            hold = self._registry.hold_of(connection)
-            call = writes if hold is not None and verb_of(hold.statement) is Verb.WRITE else reads
-            return call(connection, *args, **kwargs)
-
-        return cmd_stmt_execute
+    def _calls(self, original: Any, verb: Verb) -> Any:
+        return self._direct.calls_async(self._notices(original), after_call, verb=verb)
 
     def _notices(self, original: Any) -> Any:
         """The driver leaves a connection as it is when its session has ended: the errors tell."""

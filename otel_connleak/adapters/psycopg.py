@@ -77,6 +77,7 @@ class PsycopgAdapter:
     def uninstall(self) -> None:
         """Give back the identical functions."""
         self._patches.undo()
+        self._calling_now = None
 
     def _track(self, connection: Any) -> Tracked:
         return self._registry.track(connection, DRIVER.facts(connection), DRIVER.transaction, None)

@@ -90,12 +90,10 @@ class Histograms:
         """A hold was released or lost. Hot, and also in finalizers: it takes no lock."""
         if not self.active or (self._proxy is not None and self._proxy._real_instrument is None):
             return  # nobody has set up an SDK (yet): nobody would ever collect
-        totals = hold.site.totals.get(hold.tracked.account)
-        if totals is not None:
-            self._append((totals, hold.released - hold.acquired - hold.busy))
-            if len(self._buffer) > CAPACITY and not self._asked:
-                self._asked = True
-                self._put(Full(self))
+        self._append((hold.totals, hold.released - hold.acquired - hold.busy))
+        if len(self._buffer) > CAPACITY and not self._asked:
+            self._asked = True
+            self._put(Full(self))
 
     def full(self, _message: Full) -> None:
         """Empty the buffer; in the watchdog's thread."""

@@ -18,7 +18,7 @@ from otel_connleak import open_holds
 from tests.adapters.conftest import Instrument
 from tests.support.django_project import databases, postgresql
 from tests.support.mariadb import Database, fresh_database
-from tests.support.reports import GRACE, Reports
+from tests.support.reports import GRACE, Reports, held
 from tests.support.transactions import ADD, ended
 
 COUNT = "SELECT count(*) FROM customers"
@@ -216,6 +216,17 @@ def test_on_commit_in_turn(watched: Reports) -> None:
         ("read", "committed"),
     ]
     assert added() == 1
+    watched.none()
+
+
+def test_closed_past_django(watched: Reports, database: str) -> None:
+    """Who closes the driver's connection by itself has ended its hold, where the driver tells."""
+    assert held() == 1
+    connection.connection.close()
+    assert held() == (1 if database == "unknown driver" else 0)
+    if database == "pymysql":
+        connection.connection = None  # Django closes it again at the end, which PyMySQL refuses
+
     watched.none()
 
 

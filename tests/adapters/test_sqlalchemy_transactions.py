@@ -94,15 +94,16 @@ UNSEEN = {
     ("sqlite", "forget_after_savepoint"): "sqlite3 commits with a savepoint that nothing has begun before",
     ("pg8000", "forget_raw"): "nobody tells what is called without SQLAlchemy",
 }
-"""What cannot be, and why."""
+"""What cannot be reported, and why."""
 
 
 @pytest.mark.parametrize("name", FORGOTTEN)
 def test_forgotten(name: str, driver: str, engine: sqlalchemy.Engine, reports: Reports) -> None:
     """What was written and never committed is reported at once, and is not there."""
-    if (driver, name) in UNSEEN:
-        pytest.skip(UNSEEN[driver, name])
     FORGOTTEN[name](engine)
+    if (driver, name) in UNSEEN:
+        reports.none()
+        return
     leak = reports.leak()
 
     assert leak.function == f"alchemy.{name}"
