@@ -16,6 +16,7 @@ every ``except`` of the process half a microsecond dearer, three times as much a
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -23,12 +24,14 @@ from contextvars import ContextVar
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
+from otel_connleak.frames import upwards
 from otel_connleak.nested import TransactionHold
 
 exception_in_flight: Final[ContextVar[int]] = ContextVar("otel_connleak_exception_in_flight", default=0)
 """Identity of an exception that leaves a block whose connection is released in another task, or another
 greenlet: there `sys.exception` knows nothing of it. True is one that nobody has handled before; 0 is none."""
 
+_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _MOST_FRAMES: Final = 50
 """Activations of one stack that are remembered: endless recursion is no reason to grow."""
 
@@ -43,6 +46,11 @@ def has_failed(inner: TransactionHold) -> bool:
     """Whether an exception is the reason for the release: none that was being handled before the begin."""
     if inner.failed_at == inner.writes:
         return True
+    if isinstance(sys.exception(), GeneratorExit):
+        # A generator is not run on to its end: a reason if it has written itself. If it has only given
+        # the session to somebody else (``next(get_db())``), who has written, then it is that one's mistake.
+        frames = (frame for frame in upwards(sys._getframe(1)) if frame.f_code.co_flags & _GENERATOR)
+        return any(id(frame) in inner.written_in for frame in frames)
     found = error_now() or exception_in_flight.get()
     return bool(found) and found != inner.error_before
 

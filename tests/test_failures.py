@@ -211,6 +211,59 @@ def test_released_when_it_is_handled(
     assert [leak.writes for leak in core.reports] == reported
 
 
+def sessions(pool: ToyPool) -> Iterator[Connection]:
+    """A dependency of a framework, which releases when it is run on."""
+    connection = pool.getconn()
+    try:
+        yield connection
+    finally:
+        pool.putconn(connection)
+
+
+def writes_to_session(pool: ToyPool, fails: bool) -> None:
+    """Takes the session without the framework: nobody runs the dependency on, and nobody commits."""
+    dependency = sessions(pool)
+    insert(pool, next(dependency))
+    if fails:
+        raise ValueError
+
+
+def rows_written(pool: ToyPool) -> Iterator[int]:
+    """Writes row by row, and commits at its end."""
+    connection = pool.getconn()
+    try:
+        for number in range(3):
+            insert(pool, connection)
+            yield number
+        pool.execute(connection, "COMMIT", Transaction.NONE)
+    finally:
+        pool.putconn(connection)
+
+
+def stops_at_the_first(pool: ToyPool) -> None:
+    """Breaks the generator off."""
+    for _ in rows_written(pool):
+        break
+
+
+@pytest.mark.parametrize(
+    ("function", "reported"),
+    [
+        (lambda pool: writes_to_session(pool, fails=False), [1]),
+        (lambda pool: writes_to_session(pool, fails=True), []),
+        (stops_at_the_first, []),
+    ],
+)
+def test_generator(core: Core, function: Callable[[ToyPool], None], reported: list[int]) -> None:
+    """A generator that is closed half-way is a reason if it has written itself, and else is none."""
+    with contextlib.suppress(ValueError):
+        function(core.pool)
+    gc.collect()
+    core.after(0.0)
+
+    assert [leak.writes for leak in core.reports] == reported
+
+
 async def write_later(pool: ToyPool, connection: Connection) -> None:
     """A coroutine of a repository."""
     insert(pool, connection)

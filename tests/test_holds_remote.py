@@ -36,15 +36,21 @@ def started(way: str, *, instrument: bool = True, **variables: str) -> Iterator[
         yield program
 
 
-def own_folders() -> list[Path]:
-    """What the command has left in the folder for temporary files."""
-    return list(Path(tempfile.gettempdir()).glob("otel-connleak-????????*"))
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, of this test alone: others run at the same time."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def left_in(temporary: Path) -> list[Path]:
+    """What the command has left there."""
+    return list(temporary.glob("otel-connleak-????????*"))
 
 
 @has_remote_exec
-def test_nothing_prepared() -> None:
+def test_nothing_prepared(temporary: Path) -> None:
     """It answers, the program is not disturbed, and no file is left."""
-    before = own_folders()
     with started("go on") as program:
         said = answer(program.process.pid)
         program.say()
@@ -53,7 +59,7 @@ def test_nothing_prepared() -> None:
     assert [entry["function"] for entry in said["holds"]] == ["__main__.find_customer"]
     assert (said["pid"], said["holds"][0]["resource"]) == (program.process.pid, "connection")
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert own_folders() == before
+    assert left_in(temporary) == []
 
 
 @has_remote_exec
@@ -128,18 +134,17 @@ def test_another_python() -> None:
         ),
     ],
 )
-def test_refused(raised: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused(raised: Exception, said: str, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the interpreter refuses is one clear error, and no file is left."""
 
     def remote_exec(_pid: int, _script: str) -> None:
         raise raised
 
-    before = own_folders()
     monkeypatch.setattr(remote, "_remote_exec", lambda _target: remote_exec)
     with pytest.raises(NoAnswer) as error:
         by_remote_exec(target("/usr/bin/python3.99", 99))
     assert str(error.value).startswith(said.format(pid=os.getpid()))
-    assert own_folders() == before
+    assert left_in(temporary) == []
 
 
 def run_here(_pid: int, script: str) -> None:

@@ -284,7 +284,7 @@ def hold_some(core: Core, count: int) -> None:
 def test_work_does_not_grow_with_open_holds() -> None:
     """A wake with one claim due is as much work with 100,000 open holds as with ten."""
     work = []
-    for open_holds in (10, MANY):
+    for open_holds in (10, 10, MANY):  # the first time some things are found out once for all
         core = Core()
         hold_some(core, open_holds)
         core.clock.now += 1.0
@@ -305,4 +305,4 @@ def test_work_does_not_grow_with_open_holds() -> None:
         work.append((nothing_due, one_due))
         toy.forget()
 
-    assert work[0] == work[1]
+    assert work[1] == work[2]
